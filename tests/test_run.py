@@ -1,0 +1,104 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+METRICS = {
+    "corpus": {"works", "missing", "chars_raw", "chars_clean"},
+    "tokenizer": {"vocab_size", "chars_per_token"},
+    "pretrain": {"params", "train_tokens", "epochs", "batch_size", "weight_decay", "val_bpc", "test_bpc",
+                 "test_nats_per_token", "tokens_per_s", "mfu", "train_s", "baselines", "longest_copy_chars_median"},
+    "sft": {"model", "dataset", "stand_in", "rows", "epochs", "eval_loss_before", "eval_loss_after", "token_accuracy",
+            "tokens_per_s", "train_s", "answers"},
+}
+PIPELINE = """
+import json, sys
+from transformers import pipeline
+generator = pipeline("text-generation", sys.argv[1])
+prompt = "Нет, жизнь не кончена"
+chat = [[{"role": "user", "content": "расскажи стих"}]]
+answer = generator(chat if sys.argv[2] == "chat" else prompt, max_new_tokens=40)
+print(json.dumps(answer))
+"""
+
+
+def test_metrics_have_the_agreed_fields(smoke):
+    metrics = smoke["metrics"]
+    assert {"profile", "device", "versions", "wall_s"} < metrics.keys() and metrics["profile"] == "smoke"
+    for part, fields in METRICS.items():
+        assert fields <= metrics[part].keys()
+    assert {"unigram_bpc", "compressor_bpc"} <= metrics["pretrain"]["baselines"].keys()
+    assert metrics["corpus"]["missing"] == [] and metrics["sft"]["stand_in"] is True
+
+
+def test_both_stages_learned(smoke):
+    pretrain, sft = smoke["metrics"]["pretrain"], smoke["metrics"]["sft"]
+    assert pretrain["test_bpc"] < pretrain["baselines"]["unigram_bpc"] < pretrain["baselines"]["uniform_bpc"]
+    assert sft["eval_loss_after"] < sft["eval_loss_before"]
+
+
+def test_ten_continuations_and_four_answers(smoke, nb):
+    pages = ["".join(o["data"].get("text/html", "")) for c in smoke["cells"] for o in c.outputs if "data" in o]
+    continuations = next(page for page in pages if "Десять продолжений" in page)
+    assert all(prompt in continuations for prompt in nb["TEST_PROMPTS"]) and continuations.count("<tr") == 11
+    answers = smoke["metrics"]["sft"]["answers"]
+    assert [row["question"] for row in answers] == nb["QUESTIONS_RUS"]
+    assert all(isinstance(row[side], str) for row in answers for side in ("before", "after"))
+    assert any(row["before"] != row["after"] for row in answers)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "chat"])
+def test_saved_models_load_in_a_fresh_process(smoke, stage):
+    folder = smoke["folder"] / ("pretrain" if stage == "pretrain" else "sft")
+    run = subprocess.run([sys.executable, "-c", PIPELINE, str(folder), stage], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    text = json.loads(run.stdout.splitlines()[-1])[0]
+    if stage == "pretrain":
+        assert text["generated_text"].startswith("Нет, жизнь не кончена")
+    else:
+        assert text[0]["generated_text"][-1]["role"] == "assistant"
+
+
+def test_saved_weights_are_safetensors_and_the_chat_template_is_kept(smoke, nb):
+    for stage in ("pretrain", "sft"):
+        assert (smoke["folder"] / stage / "model.safetensors").exists()
+        assert not list((smoke["folder"] / stage).glob("*.bin"))
+    assert (smoke["folder"] / "sft" / "chat_template.jinja").read_text() == nb["CHAT_TEMPLATE"]
+
+
+def test_outputs_are_clean(smoke):
+    for cell in smoke["cells"]:
+        for output in cell.outputs:
+            page = json.dumps(output, ensure_ascii=False)
+            assert output.output_type != "error" and "Warning" not in page
+            assert not re.search(r"it/s\]|\d+%\||/home/|/tmp/|site-packages", page), page[:500]
+
+
+def test_figures_are_saved(smoke):
+    assert {"pretrain_loss.png", "sft_loss.png"} <= {path.name for path in (smoke["folder"] / "figures").iterdir()}
+
+
+def test_second_run_resumes_instead_of_training_again(smoke, nb, monkeypatch):
+    """The finished run's folder is found again by its settings and holds the last checkpoint."""
+    folders = {path.name.split("-")[0]: path for path in (smoke["folder"] / "checkpoints").iterdir()}
+    assert folders.keys() == {"pretrain", "sft"}
+    last = Path(nb["get_last_checkpoint"](folders["pretrain"]))
+    state = json.loads((last / "trainer_state.json").read_text())
+    assert state["global_step"] == state["max_steps"]
+    assert sum("samples" in record for record in state["log_history"]) == smoke["metrics"]["pretrain"]["epochs"]
+
+
+def test_code_cells_are_short(notebook):
+    lengths = sorted(sum(bool(line.strip()) for line in cell.source.splitlines())
+                     for cell in notebook.cells if cell.cell_type == "code")
+    assert lengths[-1] <= 40 and lengths[len(lengths) // 2] < 12
+
+
+def test_definitions_have_no_hidden_inputs(nb):
+    for name in ("clean_work", "group_works", "split_works", "train_tokenizer", "pack_texts", "bits_per_char",
+                 "generate", "to_dialogue", "TEST_PROMPTS", "QUESTIONS_RUS"):
+        assert name in nb
+    assert "cfg" not in nb and "works" not in nb

@@ -1,0 +1,90 @@
+import json
+
+import pytest
+
+ROW = {"instruction": "Назови три реки.", "input": "", "output": "Волга, Обь, Лена."}
+
+
+def test_dialogue_without_input_has_no_system_message(nb):
+    for empty in ("", "  ", None):
+        assert nb["to_dialogue"](ROW | {"input": empty}) == {
+            "prompt": [{"role": "user", "content": "Назови три реки."}],
+            "completion": [{"role": "assistant", "content": "Волга, Обь, Лена."}]}
+
+
+def test_input_becomes_the_system_message(nb):
+    roles = [message["role"] for message in nb["to_dialogue"](ROW | {"input": "Отвечай кратко."})["prompt"]]
+    assert roles == ["system", "user"]
+
+
+@pytest.mark.parametrize("fault", [{"output": None}, {"output": ""}, {"instruction": "  "}, {"instruction": 5}])
+def test_unusable_rows(nb, fault):
+    assert nb["is_usable"](ROW) and not nb["is_usable"](ROW | fault)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_rows_from_files(nb, tmp_path, kind):
+    path = tmp_path / f"rows.{kind}"
+    rows = nb["Dataset"].from_list([ROW] * 3)
+    rows.to_parquet(path) if kind == "parquet" else path.write_text("\n".join([json.dumps(ROW)] * 3))
+    assert nb["load_rows"](str(path)).to_list() == [ROW] * 3
+
+
+def test_split_never_divides_an_instruction(nb):
+    rows = nb["Dataset"].from_list([ROW | {"instruction": f"Вопрос {n % 60}", "output": str(n)} for n in range(300)])
+    parts = nb["split_rows"](rows, 20, seed=1)
+    assert sum(map(len, parts.values())) == 300 and len(parts["test"]) >= 20 <= len(parts["validation"])
+    train, validation, test = (set(parts[name]["instruction"]) for name in ("train", "validation", "test"))
+    assert not (train & validation or train & test or validation & test)
+
+
+@pytest.fixture(scope="module")
+def chat(nb, tiny, tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    tiny.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return nb["load_chat_model"](str(folder))
+
+
+def test_template_renders_nothing_of_its_own(chat, nb):
+    _, tokenizer = chat
+    dialogue = nb["to_dialogue"](ROW | {"input": "Кратко."})
+    rendered = tokenizer.apply_chat_template(dialogue["prompt"], tokenize=False, add_generation_prompt=True)
+    assert rendered == ("<|im_start|>system\nКратко.<|im_end|>\n<|im_start|>user\nНазови три реки.<|im_end|>\n"
+                        "<|im_start|>assistant\n")
+
+
+def test_prompt_is_a_prefix_and_the_answer_ends_with_its_end_token(chat, nb):
+    _, tokenizer = chat
+    dialogue = nb["to_dialogue"](ROW)
+    ids, length = nb["tokenize_dialogue"](dialogue, tokenizer)
+    prompt = tokenizer.apply_chat_template(dialogue["prompt"], add_generation_prompt=True, return_dict=False)
+    assert ids[:length] == prompt and tokenizer.decode(ids[length:]).endswith(".<|im_end|>")
+
+
+def test_chat_tokens_are_single_and_the_embeddings_follow(chat):
+    model, tokenizer = chat
+    ids = tokenizer(" ".join(["<|im_start|>", "<|im_end|>"]), add_special_tokens=False).input_ids
+    assert tokenizer.unk_token_id not in ids and model.get_input_embeddings().num_embeddings == len(tokenizer)
+    assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids("<|im_end|>")
+
+
+def test_chats_are_generated_without_the_prompt(chat, nb):
+    answers = nb["generate"](*chat, nb["chats"](nb["QUESTIONS_RUS"]), 8, do_sample=False)
+    assert len(answers) == 4 and not any("assistant" in answer or "планет" in answer for answer in answers)
+
+
+def test_checks_on_answers(nb):
+    def verdict(text, ended=True):
+        return list(nb["check_answer"](text, ended).values())
+    assert verdict("Сначала выучи слова, потом говори.") == [True] * 4
+    assert verdict("Learn the words first.")[0] is False
+    assert verdict("слово " * 60, ended=False)[1:] == [False, True, False]
+    assert verdict("Ответ.\nassistant\nЕще ответ.")[2] is False
+
+
+def test_mask_picture_escapes_html(chat, nb, monkeypatch):
+    shown = []
+    monkeypatch.setitem(nb, "display", lambda page: shown.append(page.data))
+    nb["show_loss_mask"](nb["to_dialogue"](ROW | {"instruction": "<script>alert(1)</script>"}), chat[1])
+    assert "<script" not in shown[0] and "<mark>" in shown[0]
