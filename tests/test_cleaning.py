@@ -271,3 +271,12 @@ def test_leak_is_loud(nb):
 
 def test_no_leak(nb):
     assert nb["measure_leak"]({"A": make_scene(1, 40)}, {"B": make_scene(2, 40)})["есть в обучающей"].sum() == 0
+
+
+@pytest.mark.parametrize("work", ["Pushkin_Pikovaya", "Vovchok_Zateinik", "Chekhov_Dyadya", "NKhvoshchinskaya_PoslijePotopa"])
+def test_real_works_come_out_clean_and_almost_whole(nb, real_corpus, tmp_path, work):
+    raw = nb["load_corpus"](str(real_corpus), tmp_path)[0][work]
+    clean = nb["clean_work"](raw)
+    assert nb["clean_work"](clean) == clean
+    assert not nb["re"].search(r"[^А-Яа-я0-9 \n.,!?…:;—«»()'№%°*/-]|\n\n|  ", clean)
+    assert nb["count_russian"]([clean]) > 0.9 * nb["count_russian"]([raw])

@@ -82,3 +82,61 @@ def test_prompt_callback_keeps_its_texts_in_the_history(nb, tiny, tokenizer):
     state, args = nb["transformers"].TrainerState(), type("Args", (), {"seed": 1})
     nb["PromptCallback"](nb["TEST_PROMPTS"], 5).on_evaluate(args, state, None, model=tiny, processing_class=tokenizer)
     assert [len(record["samples"]) for record in state.log_history] == [10]
+
+
+@pytest.fixture
+def quick(nb, tokenizer, sample_texts, tmp_path):
+    """Settings and blocks of a pretraining that takes a second, with 50% of the sample."""
+    cfg = nb["replace"](nb["make_config"]("smoke", 2, seed=1, data_dir="data", artifacts_dir=str(tmp_path)),
+                        num_hidden_layers=1)
+    blocks = nb["DatasetDict"]({part: nb["pack_texts"](texts, tokenizer, cfg.context_length) for part, texts in (
+        ("train", sample_texts[:4]), ("validation", sample_texts[-1:]))}).with_format("torch")
+    return cfg, nb["inspect_hardware"](), tokenizer, blocks, cfg.batch_size
+
+
+def run_quick(nb, quick):
+    cfg, hardware, tokenizer, blocks, per_device = quick
+    nb["transformers"].set_seed(cfg.seed)
+    return nb["pretrain"](nb["build_model"](cfg, tokenizer), cfg, hardware, tokenizer, blocks, per_device)
+
+
+def test_weight_decay_reaches_the_matrices_and_the_best_checkpoint_is_kept(nb, quick):
+    trainer = run_quick(nb, quick)
+    matrices, norms = trainer.optimizer.param_groups
+    assert (matrices["weight_decay"], norms["weight_decay"]) == (quick[0].weight_decay, 0.0)
+    assert {p.dim() for p in matrices["params"]} == {2} and {p.dim() for p in norms["params"]} == {1}
+    assert trainer.state.best_metric == min(nb["history"](trainer, "eval_loss"))
+
+
+def test_a_cut_run_resumes_at_the_last_whole_checkpoint(nb, quick):
+    cfg = quick[0]
+    whole = run_quick(nb, quick)
+    (folder,) = (cfg.artifacts_dir / "checkpoints").iterdir()
+    first, last = sorted(folder.iterdir(), key=lambda path: int(path.name.split("-")[1]))
+    (last / "trainer_state.json").unlink()  # cut short by a kill
+    resumed = run_quick(nb, quick)
+    assert nb["history"](resumed, "eval_loss")[0] == nb["history"](whole, "eval_loss")[0]
+    assert nb["history"](resumed, "eval_loss")[-1] == pytest.approx(nb["history"](whole, "eval_loss")[-1], abs=0.02)
+    assert len(nb["history"](resumed, "samples")) == cfg.epochs
+
+
+def test_other_settings_or_data_get_a_folder_of_their_own(nb, quick):
+    cfg, _, tokenizer, blocks, _ = quick
+    model = nb["build_model"](cfg, tokenizer)
+    fields, data = ("seed", "weight_decay"), blocks["train"].select_columns("input_ids")
+    folder = nb["run_folder"]("pretrain", cfg, model, data, fields)
+    assert folder == nb["run_folder"]("pretrain", cfg, model, data, fields)
+    others = [nb["run_folder"]("pretrain", nb["replace"](cfg, weight_decay=0.7), model, data, fields),
+              nb["run_folder"]("pretrain", cfg, model, data.select(range(3)), fields)]
+    nb["torch"].nn.init.zeros_(model.model.embed_tokens.weight)
+    others.append(nb["run_folder"]("pretrain", cfg, model, data, fields))
+    assert len({folder, *others}) == 4
+
+
+def test_non_finite_loss_stops_the_run(nb):
+    state, args = nb["transformers"].TrainerState(), type("Args", (), {"output_dir": "artifacts/checkpoints/run-1"})
+    callback = nb["StopOnNonFinite"]()
+    callback.on_log(args, state, None, {"loss": 2.5})
+    callback.on_log(args, state, None, {"eval_loss": 2.5})
+    with pytest.raises(FloatingPointError, match="learning_rate"):
+        callback.on_log(args, state, None, {"loss": float("nan")})

@@ -81,14 +81,14 @@ def test_figures_are_saved(smoke):
     assert {"pretrain_loss.png", "sft_loss.png"} <= {path.name for path in (smoke["folder"] / "figures").iterdir()}
 
 
-def test_second_run_resumes_instead_of_training_again(smoke, nb, monkeypatch):
-    """The finished run's folder is found again by its settings and holds the last checkpoint."""
-    folders = {path.name.split("-")[0]: path for path in (smoke["folder"] / "checkpoints").iterdir()}
-    assert folders.keys() == {"pretrain", "sft"}
-    last = Path(nb["get_last_checkpoint"](folders["pretrain"]))
-    state = json.loads((last / "trainer_state.json").read_text())
-    assert state["global_step"] == state["max_steps"]
-    assert sum("samples" in record for record in state["log_history"]) == smoke["metrics"]["pretrain"]["epochs"]
+def test_checkpoints_hold_the_whole_history(smoke):
+    for stage, epochs in (("pretrain", smoke["metrics"]["pretrain"]["epochs"]), ("sft", smoke["metrics"]["sft"]["epochs"])):
+        (folder,) = (smoke["folder"] / "checkpoints").glob(f"{stage}-*")
+        states = [json.loads(path.read_text()) for path in folder.glob("checkpoint-*/trainer_state.json")]
+        last = max(states, key=lambda state: state["global_step"])
+        assert len(states) <= 2 and last["global_step"] == last["max_steps"]
+        assert sum("eval_loss" in record for record in last["log_history"]) == epochs
+        assert sum("samples" in record for record in last["log_history"]) == (epochs if stage == "pretrain" else 0)
 
 
 def test_code_cells_are_short(notebook):
@@ -102,3 +102,15 @@ def test_definitions_have_no_hidden_inputs(nb):
                  "generate", "to_dialogue", "TEST_PROMPTS", "QUESTIONS_RUS"):
         assert name in nb
     assert "cfg" not in nb and "works" not in nb
+
+
+def test_readme_figures_stand_in_the_saved_outputs(notebook):
+    """Every number of the README's results table is printed by the saved notebook or stands in metrics.json."""
+    readme = Path("README.md").read_text(encoding="utf-8")
+    table = re.search(r"<!-- results -->(.*)<!-- /results -->", readme, re.DOTALL)[1]
+    numbers = re.findall(r"\d+[.,]\d+", "\n".join(line.split("|")[2] for line in table.splitlines() if line.startswith("|")))
+    assert numbers
+    shown = "\n".join(str(output.get("text", "")) + str(output.get("data", {}).get("text/html", ""))
+                      for cell in notebook.cells for output in cell.get("outputs", []))
+    missing = [number for number in numbers if number.replace(",", ".") not in shown]
+    assert not missing, f"в сохранённых выводах нет чисел {missing}"
