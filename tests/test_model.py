@@ -30,7 +30,7 @@ def test_maskless_attention_is_exact_on_right_padded_blocks(nb, tiny, tokenizer)
     assert nb["torch"].allclose(outputs["sdpa"][real], outputs["sdpa_causal"][real], atol=1e-5)
 
 
-def test_bits_per_char_of_a_uniform_model_is_exact(nb, tiny, tokenizer, sample_texts):
+def test_bits_per_char_of_a_uniform_model_is_exact(nb, tokenizer, sample_texts):
     uniform = nb["build_model"](nb["make_config"]("smoke", seed=1, data_dir="data"), tokenizer)
     nb["torch"].nn.init.zeros_(uniform.model.norm.weight)  # zero hidden states: all logits are equal
     tokens = sum(map(len, nb["encode"](sample_texts, tokenizer)))
@@ -86,7 +86,7 @@ def test_prompt_callback_keeps_its_texts_in_the_history(nb, tiny, tokenizer):
 
 @pytest.fixture
 def quick(nb, tokenizer, sample_texts, tmp_path):
-    """Settings and blocks of a pretraining that takes a second, with 50% of the sample."""
+    """Settings and blocks of a short pretraining: one layer, two epochs, four works of the sample."""
     cfg = nb["replace"](nb["make_config"]("smoke", 2, seed=1, data_dir="data", artifacts_dir=str(tmp_path)),
                         num_hidden_layers=1)
     blocks = nb["DatasetDict"]({part: nb["pack_texts"](texts, tokenizer, cfg.context_length) for part, texts in (
