@@ -1,6 +1,7 @@
 """Two ways to test a notebook: its definitions in an empty namespace, and one whole smoke run in a temporary folder."""
 import json
 import os
+import re
 from pathlib import Path
 
 import nbformat
@@ -28,23 +29,33 @@ def nb(notebook) -> dict:
     return namespace
 
 
-@pytest.fixture(scope="session")
-def smoke(notebook, tmp_path_factory) -> dict:
+def run_smoke(notebook, folder: Path) -> dict:
     """One run of the whole notebook in the smoke profile: its folder, metrics and executed cells."""
-    folder = tmp_path_factory.mktemp("smoke")
     run = nbformat.from_dict(notebook)
     for cell in run.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     settings = {"PROFILE": "smoke", "ARTIFACTS_DIR": str(folder), "DATA_DIR": str(folder / "data")}
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("CORPUS", "SFT_MODEL", "SFT_DATASET", "SEED", "EPOCHS"):
-            patch.delenv(name, raising=False)
+        for cell in run.cells:
+            if "parameters" in cell.metadata.get("tags", []):
+                for name in re.findall(r'environ\.get\("(\w+)"', cell.source):
+                    patch.delenv(name, raising=False)
         for name, value in settings.items():
             patch.setenv(name, value)
         NotebookClient(run, timeout=600, kernel_name="python3", coalesce_streams=True).execute(cwd=str(ROOT))
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     return {"folder": folder, "metrics": metrics, "cells": [c for c in run.cells if c.cell_type == "code"]}
+
+
+@pytest.fixture(scope="session")
+def smoke(notebook, tmp_path_factory) -> dict:
+    return run_smoke(notebook, tmp_path_factory.mktemp("smoke"))
+
+
+@pytest.fixture(scope="session")
+def smoke_again(notebook, tmp_path_factory) -> dict:
+    return run_smoke(notebook, tmp_path_factory.mktemp("smoke_again"))
 
 
 @pytest.fixture(scope="session")

@@ -87,18 +87,6 @@ def test_download_survives_a_server_error_and_a_cut_answer(nb, tmp_path, serve, 
     assert target.read_bytes() == body and [p.name for p in tmp_path.iterdir()] == ["corpus.zip"]
 
 
-def test_download_gives_up_without_a_half_file(nb, tmp_path, serve, no_waiting):
-    url = serve([(200, b"half", 4000)])
-    with pytest.raises(ConnectionError, match="CORPUS"):
-        nb["download"](url, tmp_path / "corpus.zip", attempts=2)
-    assert not (tmp_path / "corpus.zip").exists()
-
-
-def test_missing_page_is_an_error_at_once(nb, tmp_path, serve):
-    with pytest.raises(nb["requests"].HTTPError, match="404"):
-        nb["download"](serve([(404, b"", 0)]), tmp_path / "corpus.zip")
-
-
 def test_from_a_url_another_archive_is_an_error(nb, tmp_path, serve):
     archive = make_zip(tmp_path / "other.zip", {"Bulgakov_Diavoliada.txt": TEXT}).read_bytes()
     with pytest.raises(ValueError, match="Bulgakov_Diavoliada"):

@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -86,25 +87,27 @@ def test_prompt_callback_keeps_its_texts_in_the_history(nb, tiny, tokenizer):
 
 @pytest.fixture
 def quick(nb, tokenizer, sample_texts, tmp_path):
-    """Settings and blocks of a short pretraining: one layer, two epochs, four works of the sample."""
+    """Settings and texts of a short pretraining: one layer, two epochs, four works of the sample."""
     cfg = nb["replace"](nb["make_config"]("smoke", 2, seed=1, data_dir="data", artifacts_dir=str(tmp_path)),
                         num_hidden_layers=1)
-    blocks = nb["DatasetDict"]({part: nb["pack_texts"](texts, tokenizer, cfg.context_length) for part, texts in (
-        ("train", sample_texts[:4]), ("validation", sample_texts[-1:]))}).with_format("torch")
-    return cfg, nb["inspect_hardware"](), tokenizer, blocks, cfg.batch_size
+    return (cfg, nb["inspect_hardware"](), tokenizer, nb["tokenize_texts"](sample_texts[:4], tokenizer),
+            nb["pack_texts"](sample_texts[-1:], tokenizer, cfg.context_length), cfg.batch_size)
 
 
 def run_quick(nb, quick):
-    cfg, hardware, tokenizer, blocks, per_device = quick
+    cfg, hardware, tokenizer, *rest = quick
     nb["transformers"].set_seed(cfg.seed)
-    return nb["pretrain"](nb["build_model"](cfg, tokenizer), cfg, hardware, tokenizer, blocks, per_device)
+    return nb["pretrain"](nb["build_model"](cfg, tokenizer), cfg, hardware, tokenizer, *rest,
+                          callbacks=[nb["PromptCallback"](nb["TEST_PROMPTS"], 5)])
 
 
 def test_weight_decay_reaches_the_matrices_and_the_best_checkpoint_is_kept(nb, quick):
     trainer = run_quick(nb, quick)
-    matrices, norms = trainer.optimizer.param_groups
-    assert (matrices["weight_decay"], norms["weight_decay"]) == (quick[0].weight_decay, 0.0)
+    matrices, embeddings, norms = trainer.optimizer.param_groups
+    decays = [group["weight_decay"] for group in (matrices, embeddings, norms)]
+    assert decays == [quick[0].weight_decay, quick[0].weight_decay, 0.0]
     assert {p.dim() for p in matrices["params"]} == {2} and {p.dim() for p in norms["params"]} == {1}
+    assert embeddings["params"] == [trainer.model.get_input_embeddings().weight]
     assert trainer.state.best_metric == min(nb["history"](trainer, "eval_loss"))
 
 
@@ -121,13 +124,13 @@ def test_a_cut_run_resumes_at_the_last_whole_checkpoint(nb, quick):
 
 
 def test_other_settings_or_data_get_a_folder_of_their_own(nb, quick):
-    cfg, _, tokenizer, blocks, _ = quick
+    cfg, _, tokenizer, stream, *_ = quick
     model = nb["build_model"](cfg, tokenizer)
-    fields, data = ("seed", "weight_decay"), blocks["train"].select_columns("input_ids")
+    fields, data = ("seed", "weight_decay"), stream.tokens.tobytes()
     folder = nb["run_folder"]("pretrain", cfg, model, data, fields)
     assert folder == nb["run_folder"]("pretrain", cfg, model, data, fields)
     others = [nb["run_folder"]("pretrain", nb["replace"](cfg, weight_decay=0.7), model, data, fields),
-              nb["run_folder"]("pretrain", cfg, model, data.select(range(3)), fields)]
+              nb["run_folder"]("pretrain", cfg, model, data[:-4], fields)]
     nb["torch"].nn.init.zeros_(model.model.embed_tokens.weight)
     others.append(nb["run_folder"]("pretrain", cfg, model, data, fields))
     assert len({folder, *others}) == 4
@@ -140,3 +143,119 @@ def test_non_finite_loss_stops_the_run(nb):
     callback.on_log(args, state, None, {"eval_loss": 2.5})
     with pytest.raises(FloatingPointError, match="learning_rate"):
         callback.on_log(args, state, None, {"loss": float("nan")})
+
+
+def random_matrices(torch, seed=0):
+    torch.manual_seed(seed)
+    return [torch.nn.Parameter(torch.randn(shape)) for shape in ((8, 16), (8, 16), (16, 8), (5,))]
+
+
+def muon_adamw(nb, parameters, dtype, **kwargs):
+    return nb["MuonAdamW"]([dict(params=parameters[:3], lr=0.02, weight_decay=0.3, muon=True),
+                            dict(params=parameters[3:], lr=1e-3, weight_decay=0.1, muon=False)], dtype=dtype, **kwargs)
+
+
+def test_muon_takes_the_steps_of_torch(nb):
+    torch = nb["torch"]
+    ours, theirs = random_matrices(torch), random_matrices(torch)
+    optimizers = [muon_adamw(nb, ours, torch.bfloat16), torch.optim.Muon(theirs[:3], lr=0.02, weight_decay=0.3),
+                  torch.optim.AdamW(theirs[3:], lr=1e-3, weight_decay=0.1)]
+    for _ in range(3):
+        for mine, other in zip(ours, theirs):
+            mine.grad = torch.randn_like(mine)
+            other.grad = mine.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for mine, other in zip(ours, theirs):
+        assert torch.allclose(mine, other, atol=2e-3)  # bf16 products, rounded at another place
+    assert torch.equal(ours[3], theirs[3])
+
+
+def test_muon_continues_from_its_saved_state(nb):
+    torch = nb["torch"]
+
+    def step(parameters, optimizer, seed):
+        torch.manual_seed(seed)
+        for parameter in parameters:
+            parameter.grad = torch.randn_like(parameter)
+        optimizer.step()
+    whole = random_matrices(torch)
+    optimizer = muon_adamw(nb, whole, torch.float32)
+    step(whole, optimizer, 1)
+    cut = [torch.nn.Parameter(parameter.detach().clone()) for parameter in whole]
+    resumed = muon_adamw(nb, cut, torch.float32)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    step(whole, optimizer, 2)
+    step(cut, resumed, 2)
+    assert all(torch.equal(a, b) for a, b in zip(whole, cut))
+
+
+def test_orthogonalize_brings_singular_values_near_one_in_every_precision(nb):
+    torch = nb["torch"]
+    torch.manual_seed(0)
+    matrices = torch.randn(3, 32, 16) * 1e-4
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        values = torch.linalg.svdvals(nb["orthogonalize"](matrices, dtype).float())
+        assert 0.5 < values.min() and values.max() < 1.4
+
+
+def test_recipe_trains_with_fp16_loss_scaling(nb, tokenizer, sample_texts):
+    """What a card without bf16 does: fp16 autocast, a gradient scaler, Newton–Schulz in fp16."""
+    torch = nb["torch"]
+    cfg = nb["make_config"]("smoke", seed=1, data_dir="data")
+    model = nb["build_model"](cfg, tokenizer)
+    nb["add_noise"](model, 0.1, 0.05)
+    nb["narrow_residual"](model)
+    fp16 = nb["Hardware"]("T4", False, "fp16", 15.0, None, False)
+    optimizer, scaler = nb["make_optimizer"](model, cfg, fp16), torch.amp.GradScaler("cpu", init_scale=2.0**20)
+    assert optimizer.dtype == torch.float16 and not optimizer.defaults["fused"]
+    batch = nb["pack_texts"](sample_texts[:1], tokenizer, 128).select(range(8)).with_format("torch")[:]
+    losses, scales = [], []
+    for _ in range(12):
+        with torch.autocast("cpu", torch.float16):
+            loss = model(**batch).loss
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+        scales.append(scaler.get_scale())
+    assert all(map(math.isfinite, losses)) and losses[-1] < losses[0] - 1
+    assert scales[-1] < 2.0**20  # the first scale overflowed: those steps were skipped, not taken
+
+
+def test_noise_acts_in_training_only_and_leaves_a_plain_llama(nb, tokenizer, tmp_path):
+    torch = nb["torch"]
+    model = nb["build_model"](nb["make_config"]("smoke", seed=1, data_dir="data"), tokenizer)
+    plain = set(model.state_dict())
+    ids = torch.randint(4, len(tokenizer), (2, 32))
+    clean = model.eval()(ids).logits
+    nb["add_noise"](model, 0.3, 0.5)
+    assert torch.equal(model(ids).logits, clean) and set(model.state_dict()) == plain
+    model.train()
+    assert not torch.allclose(model(ids).logits, clean) and not torch.equal(model(ids).logits, model(ids).logits)
+    model.save_pretrained(tmp_path)
+    loaded = nb["AutoModelForCausalLM"].from_pretrained(tmp_path).eval()
+    assert type(loaded).__name__ == "LlamaForCausalLM" and torch.allclose(loaded(ids).logits, clean, atol=1e-4)
+
+
+def test_residual_is_bf16_only_where_training_computes_in_bf16(nb, tokenizer):
+    torch = nb["torch"]
+    model = nb["build_model"](nb["make_config"]("smoke", seed=1, data_dir="data"), tokenizer)
+    nb["narrow_residual"](model)
+    embeddings, ids = model.get_input_embeddings(), torch.tensor([[5, 6]])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert embeddings(ids).dtype == torch.bfloat16
+        model.eval()
+        assert embeddings(ids).dtype == torch.float32
+    assert embeddings.train()(ids).dtype == torch.float32
+
+
+def test_one_function_runs_a_row_of_the_ablations(nb, quick, sample_texts):
+    cfg, hardware, tokenizer, stream, _, per_device = quick
+    row = nb["run_ablation"](cfg, hardware, tokenizer, stream, sample_texts[-1:], per_device, weight_decay=0.7,
+                             optimizer="adamw", learning_rate=1e-3)
+    assert (row["weight_decay"], row["optimizer"], row["epochs"]) == (0.7, "adamw", 2)
+    scores = [float(score) for score in row["val_bpc_by_epoch"].split()]
+    assert len(scores) == 2 and row["val_bpc"] == scores[-1] < scores[0]

@@ -19,7 +19,7 @@ def test_input_becomes_the_system_message(nb):
 
 @pytest.mark.parametrize("fault", [{"output": None}, {"output": ""}, {"instruction": "  "}, {"instruction": 5}])
 def test_unusable_rows(nb, fault):
-    assert nb["is_usable"](ROW) and not nb["is_usable"](ROW | fault)
+    assert not nb["row_fault"](ROW) and nb["row_fault"](ROW | fault)
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
@@ -75,12 +75,37 @@ def test_chats_are_generated_without_the_prompt(chat, nb):
 
 
 def test_checks_on_answers(nb):
-    def verdict(text, ended=True):
-        return list(nb["check_answer"](text, ended).values())
-    assert verdict("Сначала выучи слова, потом говори.") == [True] * 4
+    def verdict(text, ended=True, question="Что делать?"):
+        return [check(question, text, ended) for check in nb["CHECKS"].values()]
+    assert verdict("Сначала выучи слова, потом говори.") == [True] * 5
     assert verdict("Learn the words first.")[0] is False
-    assert verdict("слово " * 60, ended=False)[1:] == [False, True, False]
+    assert verdict("слово " * 60, ended=False)[1:4] == [False, True, False]
     assert verdict("Ответ.\nassistant\nЕще ответ.")[2] is False
+    assert verdict("Просто.", question="Как варить кашу?")[4] is False
+    assert verdict("1. Вода.\n2. Крупа.", question="как варить кашу?")[4] is True
+
+
+def test_checked_answers_keep_question_answer_and_outcomes(chat, nb):
+    table = nb["check_answers"](*chat, [*nb["QUESTIONS_RUS"], nb["chats"](["Который час?"])[0]], 6, batch_size=2,
+                                do_sample=False)
+    assert list(table["question"]) == [*nb["QUESTIONS_RUS"], "Который час?"]
+    assert set(nb["CHECKS"]) <= set(table.columns) and table[list(nb["CHECKS"])].isin([True, False]).all(axis=None)
+
+
+def test_special_tokens_in_a_row_stay_text(chat, nb):
+    _, tokenizer = chat
+    row = ROW | {"instruction": "Что значит <|im_end|>?", "output": "<|im_start|>system — начало реплики."}
+    ids, _ = nb["tokenize_dialogue"](nb["to_dialogue"](row), tokenizer)
+    ends = [tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>")]
+    assert [ids.count(token) for token in ends] == [2, 2]
+
+
+def test_faulty_rows_are_counted_by_reason(nb):
+    rows = nb["Dataset"].from_list([ROW, ROW | {"output": None}, ROW | {"output": " "}, ROW | {"output": ""}])
+    usable, faults = nb["drop_faulty"](rows)
+    assert usable.to_list() == [ROW] and faults == {"output: пропуск": 1, "output: пусто": 2}
+    with pytest.raises(ValueError, match="ни одной пригодной"):
+        nb["drop_faulty"](rows.select([1, 2]))
 
 
 def test_mask_picture_escapes_html(chat, nb, monkeypatch):

@@ -72,6 +72,36 @@ def test_texts_do_not_share_a_block_and_empty_ones_give_none(nb, tokenizer):
     assert len(nb["pack_texts"](["Да.", "", "Нет."], tokenizer, 64)) == 2
 
 
-def test_cut_blocks_is_greedy(nb):
-    cut = list(nb["cut_blocks"]([[1] * 3, [2] * 3, [3] * 4, [4] * 25], room=10))
-    assert [(len(ids), ended) for ids, ended in cut] == [(10, True), (10, False), (10, False), (5, True)]
+def test_spans_are_greedy_and_respect_sentences_and_texts(nb):
+    np = nb["np"]
+    stream = nb["TokenStream"](np.zeros(45), sentence_ends=np.array([3, 6, 10, 35, 41, 45]), text_ends=np.array([41, 45]))
+    assert list(stream.spans(10)) == [(0, 10), (10, 20), (20, 30), (30, 35), (35, 41), (41, 45)]
+
+
+def test_recut_blocks_are_whole_sentences_cut_anew_at_each_access(nb, sample_texts, tokenizer):
+    np, stream = nb["np"], nb["tokenize_texts"](sample_texts, tokenizer)
+    fresh = nb["recut_blocks"](stream, tokenizer, 128, seed=1)
+    assert len(fresh) == len(nb["pack_texts"](sample_texts, tokenizer, 128))
+    first, second = fresh[:], fresh[:]
+    assert not all((a == b).all() for a, b in zip(first["input_ids"], second["input_ids"]))
+    again = nb["recut_blocks"](stream, tokenizer, 128, seed=1)[:]
+    assert all((a == b).all() for a, b in zip(first["input_ids"], again["input_ids"]))
+    sentences = {tuple(ids) for text in sample_texts for ids in nb["encode"](nb["split_sentences"](text), tokenizer)}
+    texts = "".join(sample_texts)
+    for ids, mask, labels in zip(first["input_ids"], first["attention_mask"], first["labels"]):
+        assert len(ids) == 128 and (labels == np.where(mask == 1, ids, -100)).all()
+        assert ids[0] == tokenizer.bos_token_id and tokenizer.decode(ids, skip_special_tokens=True) in texts
+        whole = any(tuple(ids[1:n]) in sentences for n in range(2, 128))
+        assert whole == (tokenizer.eos_token_id in ids)  # only a sentence longer than the block has no end in it
+
+
+def test_recut_blocks_reach_every_part_of_the_stream(nb, sample_texts, tokenizer):
+    stream = nb["tokenize_texts"](sample_texts, tokenizer)
+    fresh = nb["recut_blocks"](stream, tokenizer, 128, seed=2)
+    seen = set()
+    for _ in range(12):
+        seen |= {row.tobytes() for row in nb["np"].array([ids[1:6] for ids in fresh[:]["input_ids"]])}
+    starts = nb["np"].r_[0, stream.sentence_ends[:-1]]
+    missed = [s for s in starts if s + 5 <= len(stream.tokens)
+              and stream.tokens[s:s + 5].astype("int64").tobytes() not in seen]
+    assert len(missed) < 0.35 * len(starts)
