@@ -78,14 +78,22 @@ def test_spans_are_greedy_and_respect_sentences_and_texts(nb):
     assert list(stream.spans(10)) == [(0, 10), (10, 20), (20, 30), (30, 35), (35, 41), (41, 45)]
 
 
-def test_recut_blocks_are_whole_sentences_cut_anew_at_each_access(nb, sample_texts, tokenizer):
-    np, stream = nb["np"], nb["tokenize_texts"](sample_texts, tokenizer)
-    fresh = nb["recut_blocks"](stream, tokenizer, 128, seed=1)
+@pytest.fixture
+def cuts(nb, sample_texts, tokenizer):
+    return nb["FreshCuts"](nb["tokenize_texts"](sample_texts, tokenizer), tokenizer, 128, seed=1)
+
+
+def begin_epoch(nb, cuts, epoch: int):
+    cuts.on_epoch_begin(None, nb["transformers"].TrainerState(epoch=float(epoch)), None)
+
+
+def test_fresh_cuts_are_whole_sentences_and_change_with_the_epoch_alone(nb, cuts, sample_texts, tokenizer):
+    np, fresh = nb["np"], cuts.dataset()
     assert len(fresh) == len(nb["pack_texts"](sample_texts, tokenizer, 128))
-    first, second = fresh[:], fresh[:]
-    assert not all((a == b).all() for a, b in zip(first["input_ids"], second["input_ids"]))
-    again = nb["recut_blocks"](stream, tokenizer, 128, seed=1)[:]
-    assert all((a == b).all() for a, b in zip(first["input_ids"], again["input_ids"]))
+    first = fresh[:]
+    assert all((a == b).all() for a, b in zip(first["input_ids"], fresh[:]["input_ids"]))
+    begin_epoch(nb, cuts, 1)
+    assert not all((a == b).all() for a, b in zip(first["input_ids"], fresh[:]["input_ids"]))
     sentences = {tuple(ids) for text in sample_texts for ids in nb["encode"](nb["split_sentences"](text), tokenizer)}
     texts = "".join(sample_texts)
     for ids, mask, labels in zip(first["input_ids"], first["attention_mask"], first["labels"]):
@@ -95,13 +103,11 @@ def test_recut_blocks_are_whole_sentences_cut_anew_at_each_access(nb, sample_tex
         assert whole == (tokenizer.eos_token_id in ids)  # only a sentence longer than the block has no end in it
 
 
-def test_recut_blocks_reach_every_part_of_the_stream(nb, sample_texts, tokenizer):
-    stream = nb["tokenize_texts"](sample_texts, tokenizer)
-    fresh = nb["recut_blocks"](stream, tokenizer, 128, seed=2)
+def test_fresh_cuts_begin_at_most_sentences_within_a_few_epochs(nb, cuts):
     seen = set()
-    for _ in range(12):
-        seen |= {row.tobytes() for row in nb["np"].array([ids[1:6] for ids in fresh[:]["input_ids"]])}
-    starts = nb["np"].r_[0, stream.sentence_ends[:-1]]
-    missed = [s for s in starts if s + 5 <= len(stream.tokens)
-              and stream.tokens[s:s + 5].astype("int64").tobytes() not in seen]
+    for epoch in range(12):
+        begin_epoch(nb, cuts, epoch)
+        seen |= {ids[1:6].tobytes() for ids in cuts.dataset()[:]["input_ids"]}
+    starts = [s for s in cuts.starts if s + 5 <= len(cuts.stream.tokens)]
+    missed = [s for s in starts if cuts.stream.tokens[s:s + 5].astype("int64").tobytes() not in seen]
     assert len(missed) < 0.35 * len(starts)
