@@ -280,6 +280,7 @@ def test_saved_weights_are_safetensors(smoke):
 def test_tables_show_html_from_the_data_as_text(nb, monkeypatch):
     shown = []
     monkeypatch.setitem(nb, "display", lambda page: shown.append(page.data))
+    monkeypatch.setitem(nb, "get_ipython", lambda: "a notebook")
     nb["show"](nb["pd"].DataFrame({"<b>": ["<script>alert(1)</script>", "a\nb"]}), "<i>caption</i>")
     assert "<script" not in shown[0] and "<i>" not in shown[0] and "&lt;script" in shown[0]
 
