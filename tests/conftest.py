@@ -2,6 +2,10 @@
 import json
 import os
 import re
+import threading
+import time
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import nbformat
@@ -82,3 +86,58 @@ def tiny(nb, tokenizer):
     cfg = nb["make_config"]("smoke", seed=1, data_dir="data")
     nb["torch"].manual_seed(1)
     return nb["build_model"](cfg, tokenizer)
+
+
+@pytest.fixture
+def no_waiting(monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+
+
+@pytest.fixture
+def serve():
+    """serve((status, body, declared length, seconds of silence), …) -> (URL, list of requests); the last answer repeats."""
+    servers, wait = [], time.sleep
+
+    def start(*answers):
+        requests = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                status, body, length, silence = (*answers[min(len(requests), len(answers) - 1)], None, 0)[:4]
+                requests.append(self.path)
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body) if length is None else length))
+                self.end_headers()
+                wait(silence)
+                self.wfile.write(body)
+
+            def log_message(self, *args):
+                pass
+
+            def handle(self):
+                try:
+                    super().handle()
+                except OSError:
+                    pass  # the client hung up
+
+        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}/corpus.zip", requests
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def write_archive(nb):
+    """write_archive(folder, listed, stored) -> a zip of `stored` beside the list of `listed`; a key may be a ZipInfo."""
+    def write(folder: Path, listed: dict[str, bytes], stored: dict) -> Path:
+        lines = [f"{nb['git_blob_id'](data)}  corpus/{name}\n" for name, data in listed.items()]
+        (folder / "blobs.txt").write_text("".join(lines), encoding="utf-8")
+        with zipfile.ZipFile(folder / "corpus.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in stored.items():
+                archive.writestr(name if isinstance(name, zipfile.ZipInfo) else f"top/corpus/{name}", data)
+        return folder / "corpus.zip"
+    return write

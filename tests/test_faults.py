@@ -5,10 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
-import threading
-import time
 import zipfile
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -30,51 +27,10 @@ def run_python(code: str, *arguments, **options) -> subprocess.CompletedProcess:
                           timeout=240, **options)
 
 
-@pytest.fixture
-def no_waiting(monkeypatch):
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-
-
-@pytest.fixture
-def serve():
-    """serve(status, body, declared length, seconds of silence) -> (URL, list that grows by one at each request)."""
-    servers, wait = [], time.sleep
-
-    def start(status, body, length=None, silence=0):
-        requests = []
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                requests.append(self.path)
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(body) if length is None else length))
-                self.end_headers()
-                wait(silence)
-                self.wfile.write(body)
-
-            def log_message(self, *args):
-                pass
-
-            def handle(self):
-                try:
-                    super().handle()
-                except OSError:
-                    pass  # the client hung up
-
-        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), Handler))
-        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{servers[-1].server_port}/corpus.zip", requests
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
 @pytest.mark.parametrize("answer, attempts", [((500, b""), 3), ((404, b""), 1), ((200, b"half", 4000), 3),
                                               ((200, b"late", None, 1.5), 3)], ids=["500", "404", "half", "stall"])
 def test_bad_server_ends_in_one_message_without_a_file(nb, tmp_path, serve, no_waiting, capsys, answer, attempts):
-    url, requests = serve(*answer)
+    url, requests = serve(answer)
     with pytest.raises(ConnectionError, match="CORPUS"):
         nb["download"](url, tmp_path / "corpus.zip", attempts=3, timeout=(1, 0.3))
     assert len(requests) == attempts == capsys.readouterr().out.count("попытка") and not list(tmp_path.iterdir())
@@ -82,12 +38,12 @@ def test_bad_server_ends_in_one_message_without_a_file(nb, tmp_path, serve, no_w
 
 def test_html_page_instead_of_the_archive(nb, tmp_path, serve):
     with pytest.raises(ValueError, match="не zip-архив"):
-        nb["load_corpus"](serve(200, b"<html>Sign in</html>")[0], tmp_path)
+        nb["load_corpus"](serve((200, b"<html>Sign in</html>"))[0], tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_full_disk(tmp_path, serve):
-    url, _ = serve(200, b"x" * 3_000_000)
+    url, _ = serve((200, b"x" * 3_000_000))
     code = "nb['download'](sys.argv[1], nb['Path'](sys.argv[2]) / 'corpus.zip')"
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))  # noqa: E731
     result = run_python(code, url, tmp_path, preexec_fn=limit)
@@ -95,21 +51,12 @@ def test_full_disk(tmp_path, serve):
     assert not list(tmp_path.iterdir())
 
 
-def write_archive(nb, folder: Path, listed: dict[str, bytes], stored: dict) -> Path:
-    """A zip of `stored` beside the list of `listed`; a key may be a ZipInfo."""
-    (folder / "blobs.txt").write_text("".join(f"{nb['git_blob_id'](data)}  corpus/{name}\n" for name, data in listed.items()))
-    with zipfile.ZipFile(folder / "corpus.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in stored.items():
-            archive.writestr(name if isinstance(name, zipfile.ZipInfo) else f"top/corpus/{name}", data)
-    return folder / "corpus.zip"
-
-
-def test_hostile_members_have_no_way_in(nb, tmp_path, monkeypatch):
+def test_hostile_members_have_no_way_in(nb, tmp_path, monkeypatch, write_archive):
     monkeypatch.setitem(nb, "MAX_WORK_BYTES", 2**20)
     link = zipfile.ZipInfo("top/corpus/Link.txt")
     link.external_attr = 0o120777 << 16
     listed = {"Good.txt": TEXT, "Bomb.txt": TEXT, "Link.txt": TEXT, "Replaced.txt": TEXT}
-    path = write_archive(nb, tmp_path, listed, {
+    path = write_archive(tmp_path, listed, {
         "Good.txt": TEXT, "Bomb.txt": b"\0" * 2**26, link: b"/etc/passwd", "Replaced.txt": TEXT + b"!",
         "../../../climbed.txt": TEXT})
     before = {file for file in tmp_path.parent.rglob("*")}
@@ -118,8 +65,8 @@ def test_hostile_members_have_no_way_in(nb, tmp_path, monkeypatch):
     assert {file for file in tmp_path.parent.rglob("*")} == before
 
 
-def test_truncated_and_empty_archives_are_named(nb, tmp_path):
-    path = write_archive(nb, tmp_path, {"A.txt": TEXT, "B.txt": TEXT * 9}, {"A.txt": TEXT, "B.txt": TEXT * 9})
+def test_truncated_and_empty_archives_are_named(nb, tmp_path, write_archive):
+    path = write_archive(tmp_path, {"A.txt": TEXT, "B.txt": TEXT * 9}, {"A.txt": TEXT, "B.txt": TEXT * 9})
     whole = path.read_bytes()
     path.write_bytes(whole[:len(whole) // 2])
     with pytest.raises(ValueError, match="обрезан"):
@@ -129,7 +76,7 @@ def test_truncated_and_empty_archives_are_named(nb, tmp_path):
     path.write_bytes(damaged)
     assert nb["load_corpus"](str(path), tmp_path)[1] == ["A"]
     with pytest.raises(ValueError, match="A, B"):
-        nb["load_corpus"](str(write_archive(nb, tmp_path, {"A.txt": TEXT, "B.txt": TEXT}, {"C.txt": TEXT})), tmp_path)
+        nb["load_corpus"](str(write_archive(tmp_path, {"A.txt": TEXT, "B.txt": TEXT}, {"C.txt": TEXT})), tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere.zip"):
         nb["load_corpus"](str(tmp_path / "nowhere.zip"), tmp_path)
 

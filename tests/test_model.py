@@ -123,6 +123,23 @@ def test_a_cut_run_resumes_at_the_last_whole_checkpoint(nb, quick):
     assert len(nb["history"](resumed, "samples")) == cfg.epochs
 
 
+def test_a_row_of_the_table_runs_again(nb, quick, sample_texts):
+    """Settings read back from a CSV are numpy numbers; the printed call passes plain ones."""
+    cfg, hardware, tokenizer, stream, _, per_device = quick
+    table = nb["pd"].DataFrame([{name: getattr(cfg, name) for name in nb["PRETRAIN_FIELDS"]}] * 2)
+    settings = table[list(nb["PRETRAIN_FIELDS"])].to_dict("records")[0]
+    row = nb["run_ablation"](nb["replace"](cfg, weight_decay=0.7), hardware, tokenizer, stream, sample_texts[-1:],
+                             per_device, **settings)
+    assert {name: row[name] for name in nb["PRETRAIN_FIELDS"]} == settings
+
+
+def test_comparisons_hold_the_first_row_and_those_that_differ_in_one_thing(nb):
+    base = {name: 1 for name in nb["PRETRAIN_FIELDS"]}
+    rows = nb["pd"].DataFrame([base, base | {"dropout": 2}, base | {"optimizer": 2, "weight_decay": 2}, base | {"weight_decay": 2}])
+    assert list(nb["differing_only_in"](rows, ["dropout"]).index) == [0, 1]
+    assert list(nb["differing_only_in"](rows, nb["COMPARISONS"]["оптимизатор"]).index) == [0, 2]
+
+
 def test_other_settings_or_data_get_a_folder_of_their_own(nb, quick):
     cfg, _, tokenizer, stream, *_ = quick
     model = nb["build_model"](cfg, tokenizer)
@@ -133,7 +150,9 @@ def test_other_settings_or_data_get_a_folder_of_their_own(nb, quick):
               nb["run_folder"]("pretrain", cfg, model, data[:-4], fields)]
     nb["torch"].nn.init.zeros_(model.model.embed_tokens.weight)
     others.append(nb["run_folder"]("pretrain", cfg, model, data, fields))
-    assert len({folder, *others}) == 4
+    model.config.num_hidden_layers += 1
+    others.append(nb["run_folder"]("pretrain", cfg, model, data, fields))
+    assert len({folder, *others}) == 5
 
 
 def test_non_finite_loss_stops_the_run(nb):
