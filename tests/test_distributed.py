@@ -54,7 +54,7 @@ def test_the_first_process_alone_prints_and_writes(smoke, pair):
         return {path.relative_to(run["folder"]).as_posix() for name in ("figures", "tokenizer", "pretrain", "sft")
                 for path in (run["folder"] / name).iterdir()}
     assert written(pair) == written(smoke)
-    assert len(list((pair["folder"] / "checkpoints").iterdir())) == 2
+    assert len(list((pair["folder"] / "checkpoints").iterdir())) == 3
 
 
 def test_a_batch_that_does_not_divide_is_refused_and_ends_all(script, tmp_path):

@@ -27,15 +27,17 @@ def test_unknown_profile_is_named(nb):
         nb["make_config"]("huge", seed=1, data_dir="data")
 
 
+@pytest.mark.parametrize("lean", [False, True])
 @pytest.mark.parametrize("card", CARDS)
-def test_every_card_fills_the_same_batch(nb, card):
+def test_every_card_fills_the_same_batch(nb, card, lean):
     cfg = nb["make_config"]("full", seed=1, data_dir="data")
     state = 16 * 154e6 / 2**30
     sequence = nb["activation_gib"](cfg.context_length, cfg.num_hidden_layers, cfg.hidden_size,
-                                    cfg.intermediate_size, cfg.vocab_size)
+                                    cfg.intermediate_size, cfg.vocab_size, lean)
     per_device, accumulation = nb["fit_batch"](cfg.batch_size, CARDS[card], state, sequence)
     assert per_device * accumulation == cfg.batch_size
     assert state + per_device * sequence <= 0.85 * CARDS[card]
+    assert nb["plan_batch"](cfg, CARDS[card], lean)[0] >= per_device  # counts the weights a little lower
 
 
 def test_bigger_cards_accumulate_less(nb):

@@ -113,3 +113,29 @@ def test_mask_picture_escapes_html(chat, nb, monkeypatch):
     monkeypatch.setitem(nb, "display", lambda page: shown.append(page.data))
     nb["show_loss_mask"](nb["to_dialogue"](ROW | {"instruction": "<script>alert(1)</script>"}), chat[1])
     assert "<script" not in shown[0] and "<mark>" in shown[0]
+
+
+def test_text_without_letters_is_not_foreign(nb):
+    assert nb["russian_share"]("{12, 2}") == 1.0 and nb["russian_share"]("Смотрите YouTube") == pytest.approx(8 / 15)
+
+
+def test_sft_batch_fits_every_card(nb, chat):
+    cfg = nb["make_config"]("full", seed=1, data_dir="data")
+    config = type("Shape", (), dict(num_hidden_layers=24, hidden_size=896, intermediate_size=4864))
+    model = type("Qwen", (), dict(config=config, num_parameters=lambda self: 494_000_000))()
+    sizes = [nb["plan_sft_batch"](cfg, model, 2000, free, lean=True) for free in (14.5, 22.5, 38.5, 78.5)]
+    assert all(size * steps == cfg.sft_batch_size for size, steps in sizes)
+    assert [size for size, _ in sizes] == sorted(size for size, _ in sizes)
+
+
+def test_one_function_runs_a_row_of_the_sft_table(nb, tiny, tokenizer, tmp_path):
+    tiny.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    cfg = nb["make_config"]("smoke", seed=1, data_dir="data", artifacts_dir=str(tmp_path), sft_model=str(tmp_path / "base"))
+    rows = nb["load_rows"]("data/sample/instructions.jsonl")
+    dialogues = nb["split_rows"](rows, 5, 1).map(nb["to_dialogue"], remove_columns=rows.column_names)
+    row = nb["run_sft_ablation"](cfg, nb["inspect_hardware"](), dialogues, 8, sft_epochs=2, sft_learning_rate=2e-3)
+    losses = [float(loss) for loss in row["val_loss_by_epoch"].split()]
+    assert (row["sft_epochs"], row["sft_learning_rate"], row["model"], len(losses)) == (2, 2e-3, "base", 2)
+    assert row["val_loss"] == min(losses) and losses[-1] < losses[0]
+    assert not list(tmp_path.glob("checkpoints/*/checkpoint-*"))
