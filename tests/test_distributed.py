@@ -47,7 +47,7 @@ def test_two_processes_reach_the_same_score(smoke, pair):
 
 
 def test_the_first_process_alone_prints_and_writes(smoke, pair):
-    assert "4 последовательностей × 1 шагов накопления × процессов 2 = батч 8" in pair["output"]
+    assert "батч 8 = 4 за раз × накопление 1 × процессов 2" in pair["output"]
     assert pair["output"].count("Произведений:") == pair["output"].count("4. Токенизатор:") == 1
 
     def written(run):

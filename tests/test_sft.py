@@ -77,19 +77,21 @@ def test_chats_are_generated_without_the_prompt(chat, nb):
 def test_checks_on_answers(nb):
     def verdict(text, ended=True, question="Что делать?"):
         return [check(question, text, ended) for check in nb["CHECKS"].values()]
-    assert verdict("Сначала выучи слова, потом говори.") == [True] * 5
+    assert verdict("Сначала выучи слова, потом говори.") == [True] * 5 + [None]
     assert verdict("Learn the words first.")[0] is False
     assert verdict("слово " * 60, ended=False)[1:4] == [False, True, False]
     assert verdict("Ответ.\nassistant\nЕще ответ.")[2] is False
-    assert verdict("Просто.", question="Как варить кашу?")[4] is False
-    assert verdict("1. Вода.\n2. Крупа.", question="как варить кашу?")[4] is True
+    assert verdict("Извините, но я не могу помочь с этим запросом.")[4] is False
+    assert verdict("Просто.", question="Как варить кашу?")[5] is False
+    assert verdict("1. Вода.\n2. Крупа.", question="как варить кашу?")[5] is True
 
 
 def test_checked_answers_keep_question_answer_and_outcomes(chat, nb):
     table = nb["check_answers"](*chat, [*nb["QUESTIONS_RUS"], nb["chats"](["Который час?"])[0]], 6, batch_size=2,
                                 do_sample=False)
     assert list(table["question"]) == [*nb["QUESTIONS_RUS"], "Который час?"]
-    assert set(nb["CHECKS"]) <= set(table.columns) and table[list(nb["CHECKS"])].isin([True, False]).all(axis=None)
+    assert set(nb["CHECKS"]) <= set(table.columns) and table[list(nb["CHECKS"])].isin([True, False, None]).all(axis=None)
+    assert table["список в ответе на «как»"].notna().tolist() == [False, False, False, True, False]
 
 
 def test_special_tokens_in_a_row_stay_text(chat, nb):
