@@ -97,6 +97,16 @@ def test_code_cells_are_short(notebook):
     assert lengths[-1] <= 40 and lengths[len(lengths) // 2] < 12
 
 
+def test_saved_outputs_are_of_one_run_and_name_no_path(notebook):
+    """A figure is base64: its letters are no path."""
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    for output in (output for cell in cells for output in cell.outputs):
+        texts = [output.get("text", ""), *(text for kind, text in output.get("data", {}).items() if kind != "image/png")]
+        assert output.output_type != "error" and output.get("name") != "stderr"
+        assert not re.search(r"(?<![\w<])/(?:[a-z_.][\w.-]+/)+|[A-Z]:\\", "\n".join(texts))
+
+
 def test_definitions_have_no_hidden_inputs(nb):
     for name in ("clean_work", "group_works", "split_works", "train_tokenizer", "pack_texts", "bits_per_char",
                  "generate", "to_dialogue", "TEST_PROMPTS", "QUESTIONS_RUS"):
@@ -105,12 +115,12 @@ def test_definitions_have_no_hidden_inputs(nb):
 
 
 def test_readme_results_are_those_of_the_artifacts():
-    """Every number of the README's results table stands in metrics.json or ablations.csv, as printed there or rounded."""
+    """Every number of the README's results tables stands in metrics.json or a table of artifacts, as printed or rounded."""
     readme = Path("README.md").read_text(encoding="utf-8")
-    table = re.search(r"<!-- results -->(.*)<!-- /results -->", readme, re.DOTALL)[1]
+    table = "\n".join(re.findall(r"<!-- results -->(.*?)<!-- /results -->", readme, re.DOTALL))
     cells = [cell for line in table.splitlines() if line.startswith("|") for cell in line.split("|")[2:]]
     numbers = re.findall(r"\d+(?:\.\d+)?", "\n".join(cells))
-    files = (Path("artifacts/metrics.json"), Path("artifacts/ablations.csv"))
+    files = (Path("artifacts/metrics.json"), Path("artifacts/ablations.csv"), Path("artifacts/two_cards.csv"))
     measured = "\n".join(path.read_text(encoding="utf-8") for path in files if path.exists())
     known = {float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", measured)}
 
