@@ -47,14 +47,14 @@ def test_two_processes_reach_the_same_score(smoke, pair):
 
 
 def test_the_first_process_alone_prints_and_writes(smoke, pair):
-    assert "4 последовательностей × 1 шагов накопления × процессов 2 = батч 8" in pair["output"]
+    assert "батч 8 = 4 за раз × накопление 1 × процессов 2" in pair["output"]
     assert pair["output"].count("Произведений:") == pair["output"].count("4. Токенизатор:") == 1
 
     def written(run):
         return {path.relative_to(run["folder"]).as_posix() for name in ("figures", "tokenizer", "pretrain", "sft")
                 for path in (run["folder"] / name).iterdir()}
     assert written(pair) == written(smoke)
-    assert len(list((pair["folder"] / "checkpoints").iterdir())) == 2
+    assert len(list((pair["folder"] / "checkpoints").iterdir())) == 3
 
 
 def test_a_batch_that_does_not_divide_is_refused_and_ends_all(script, tmp_path):

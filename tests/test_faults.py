@@ -173,7 +173,7 @@ def test_checkpoints_are_bounded(smoke):
     stages = {}
     for folder in (smoke["folder"] / "checkpoints").iterdir():
         stages[folder.name.split("-")[0]] = len(list(folder.glob("checkpoint-*")))
-    assert stages.keys() == {"pretrain", "sft"} and max(stages.values()) <= 2
+    assert stages.keys() == {"teacher", "pretrain", "sft"} and max(stages.values()) <= 2
 
 
 @pytest.mark.parametrize("name", ["rows.parquet", "rows.jsonl"])

@@ -1,5 +1,6 @@
 import copy
 import math
+from types import SimpleNamespace
 
 import pytest
 
@@ -89,7 +90,7 @@ def test_prompt_callback_keeps_its_texts_in_the_history(nb, tiny, tokenizer):
 def quick(nb, tokenizer, sample_texts, tmp_path):
     """Settings and texts of a short pretraining: one layer, two epochs, four works of the sample."""
     cfg = nb["replace"](nb["make_config"]("smoke", 2, seed=1, data_dir="data", artifacts_dir=str(tmp_path)),
-                        num_hidden_layers=1)
+                        num_hidden_layers=1, distillation=0.0)
     return (cfg, nb["inspect_hardware"](), tokenizer, nb["tokenize_texts"](sample_texts[:4], tokenizer),
             nb["pack_texts"](sample_texts[-1:], tokenizer, cfg.context_length), cfg.batch_size)
 
@@ -128,31 +129,88 @@ def test_a_row_of_the_table_runs_again(nb, quick, sample_texts):
     cfg, hardware, tokenizer, stream, _, per_device = quick
     table = nb["pd"].DataFrame([{name: getattr(cfg, name) for name in nb["PRETRAIN_FIELDS"]}] * 2)
     settings = table[list(nb["PRETRAIN_FIELDS"])].to_dict("records")[0]
+    settings |= {"teacher_layers": 0, "teacher_epochs": 0, "teacher_noise": 0.0}  # as in every row without a teacher
     row = nb["run_ablation"](nb["replace"](cfg, weight_decay=0.7), hardware, tokenizer, stream, sample_texts[-1:],
                              per_device, **settings)
     assert {name: row[name] for name in nb["PRETRAIN_FIELDS"]} == settings
 
 
-def test_comparisons_hold_the_first_row_and_those_that_differ_in_one_thing(nb):
+def test_mixed_loss_lies_between_the_true_token_and_the_teacher(nb):
+    torch = nb["torch"]
+    torch.manual_seed(0)
+    logits, taught = torch.randn(2, 6, 11), torch.randn(2, 6, 11)
+    labels = torch.randint(11, (2, 6))
+    labels[0, 3:] = -100
+    kept, log_probabilities = labels[:, 1:] != -100, logits[:, :-1].log_softmax(-1)
+    hard = nb["F"].cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
+    soft = -(taught[:, :-1].softmax(-1) * log_probabilities).sum(-1)[kept].sum()
+    for share in (0.0, 0.3, 1.0):
+        assert nb["mixed_loss"](logits, taught, labels, share) == pytest.approx(((1 - share) * hard + share * soft).item(), rel=1e-5)
+
+
+def distilled(nb, quick, per_device=8, **settings):
+    cfg, hardware, tokenizer, stream, validation, _ = quick
+    cfg = nb["replace"](cfg, distillation=0.5, teacher_epochs=1, **settings)
+    teacher = nb["frozen_copy"](nb["train_teacher"](cfg, hardware, tokenizer, stream, validation, 8).model, hardware)
+    nb["transformers"].set_seed(cfg.seed)
+    return nb["pretrain"](nb["build_model"](cfg, tokenizer), cfg, hardware, tokenizer, stream, validation, per_device, [], teacher)
+
+
+def test_student_learns_from_a_teacher_that_stays_as_it_was(nb, quick):
+    torch = nb["torch"]
+    trainer = distilled(nb, quick)
+    teacher, again = trainer.teacher, distilled(nb, quick).teacher  # the second call finds the checkpoints of the first
+    assert all(torch.equal(a, b) for a, b in zip(teacher.parameters(), again.parameters()))
+    assert not any(p.requires_grad for p in teacher.parameters()) and not teacher.training
+    assert len(list((quick[0].artifacts_dir / "checkpoints").iterdir())) == 2
+    losses = nb["history"](trainer, "eval_loss")
+    assert losses[-1] < losses[0]
+    model, batch = trainer.model.eval(), nb["default_data_collator"]([trainer.eval_dataset[i] for i in range(4)])
+    plain = model(**batch).loss.item()  # evaluation knows no teacher
+    trainer.eval_dataset = trainer.eval_dataset.select(range(4))
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(plain, rel=1e-4)
+
+
+def test_accumulation_leaves_the_distilled_loss_as_it_is(nb, quick, tmp_path):
+    whole, halves = (distilled(nb, quick, size, token_noise=0.0, artifacts_dir=tmp_path / str(size)) for size in (8, 4))
+    for first, second in zip(nb["history"](whole, "loss"), nb["history"](halves, "loss")):
+        assert first == pytest.approx(second, rel=2e-3)
+
+
+def test_frozen_copy_predicts_the_same_without_hooks(nb, quick, tiny, tokenizer):
+    torch = nb["torch"]
+    model = nb["build_model"](quick[0], tokenizer)
+    nb["add_regularization"](model, 0.3, 0.5)
+    copy = nb["frozen_copy"](model, quick[1])
+    ids = torch.randint(4, len(tokenizer), (2, 16))
+    assert torch.allclose(copy(ids).logits, model.eval()(ids).logits, atol=1e-5)
+    assert not copy.model.embed_tokens._forward_pre_hooks and not copy.model.layers[0].mlp.down_proj._forward_hooks
+
+
+def test_comparisons_hold_one_row_and_those_that_differ_in_one_thing(nb):
     base = {name: 1 for name in nb["PRETRAIN_FIELDS"]}
     rows = nb["pd"].DataFrame([base, base | {"dropout": 2}, base | {"optimizer": 2, "weight_decay": 2}, base | {"weight_decay": 2}])
     assert list(nb["differing_only_in"](rows, ["dropout"]).index) == [0, 1]
     assert list(nb["differing_only_in"](rows, nb["COMPARISONS"]["оптимизатор"]).index) == [0, 2]
+    taught = nb["pd"].concat([rows, nb["pd"].DataFrame([base | {"epochs": 3}, base | {"epochs": 3, "distillation": 2}])], ignore_index=True)
+    assert list(nb["differing_only_in"](taught, ["distillation"]).index) == [4, 5]
 
 
 def test_other_settings_or_data_get_a_folder_of_their_own(nb, quick):
     cfg, _, tokenizer, stream, *_ = quick
     model = nb["build_model"](cfg, tokenizer)
     fields, data = ("seed", "weight_decay"), stream.tokens.tobytes()
-    folder = nb["run_folder"]("pretrain", cfg, model, data, fields)
-    assert folder == nb["run_folder"]("pretrain", cfg, model, data, fields)
-    others = [nb["run_folder"]("pretrain", nb["replace"](cfg, weight_decay=0.7), model, data, fields),
-              nb["run_folder"]("pretrain", cfg, model, data[:-4], fields)]
+    folder = nb["run_folder"]("pretrain", cfg, [model], data, fields)
+    assert folder == nb["run_folder"]("pretrain", cfg, [model], data, fields)
+    others = [nb["run_folder"]("pretrain", nb["replace"](cfg, weight_decay=0.7), [model], data, fields),
+              nb["run_folder"]("pretrain", cfg, [model], data[:-4], fields)]
     nb["torch"].nn.init.zeros_(model.model.embed_tokens.weight)
-    others.append(nb["run_folder"]("pretrain", cfg, model, data, fields))
-    model.config.num_hidden_layers += 1
-    others.append(nb["run_folder"]("pretrain", cfg, model, data, fields))
-    assert len({folder, *others}) == 5
+    others.append(nb["run_folder"]("pretrain", cfg, [model], data, fields))
+    deeper = nb["build_model"](nb["replace"](cfg, num_hidden_layers=cfg.num_hidden_layers + 1), tokenizer)
+    nb["torch"].nn.init.zeros_(deeper.model.embed_tokens.weight)
+    others.append(nb["run_folder"]("pretrain", cfg, [deeper], data, fields))
+    others.append(nb["run_folder"]("pretrain", cfg, [model, nb["build_model"](cfg, tokenizer)], data, fields))
+    assert len({folder, *others}) == 6
 
 
 def test_non_finite_loss_stops_the_run(nb):
@@ -223,7 +281,7 @@ def test_recipe_trains_with_fp16_loss_scaling(nb, tokenizer, sample_texts):
     torch = nb["torch"]
     cfg = nb["make_config"]("smoke", seed=1, data_dir="data")
     model = nb["build_model"](cfg, tokenizer)
-    nb["add_noise"](model, 0.1, 0.05)
+    nb["add_regularization"](model, 0.1, 0.05)
     nb["narrow_residual"](model)
     fp16 = nb["Hardware"]("T4", False, "fp16", 15.0, None, False)
     optimizer, scaler = nb["make_optimizer"](model, cfg, fp16), torch.amp.GradScaler("cpu", init_scale=2.0**20)
@@ -250,7 +308,7 @@ def test_noise_acts_in_training_only_and_leaves_a_plain_llama(nb, tokenizer, tmp
     plain = set(model.state_dict())
     ids = torch.randint(4, len(tokenizer), (2, 32))
     clean = model.eval()(ids).logits
-    nb["add_noise"](model, 0.3, 0.5)
+    nb["add_regularization"](model, 0.3, 0.5)
     assert torch.equal(model(ids).logits, clean) and set(model.state_dict()) == plain
     model.train()
     assert not torch.allclose(model(ids).logits, clean) and not torch.equal(model(ids).logits, model(ids).logits)
@@ -271,10 +329,29 @@ def test_residual_is_bf16_only_where_training_computes_in_bf16(nb, tokenizer):
     assert embeddings.train()(ids).dtype == torch.float32
 
 
+def test_callback_scores_packed_texts_as_bits_per_char_does(nb, quick, sample_texts):
+    cfg, _, tokenizer, *_ = quick
+    model, texts = nb["build_model"](cfg, tokenizer), sample_texts[-2:]
+    state = SimpleNamespace(log_history=[], global_step=0, epoch=0.0)
+    scorer = nb["BitsPerCharCallback"](nb["pack_texts"](texts, tokenizer, cfg.context_length), sum(map(len, texts)))
+    scorer.on_evaluate(None, state, None, model, tokenizer)
+    assert state.log_history[0]["val_bpc"] == pytest.approx(nb["bits_per_char"](model, tokenizer, texts, cfg.context_length))
+
+
+def test_teacher_is_smaller_learns_shorter_and_from_nobody(nb):
+    cfg = nb["make_config"]("full", seed=1, data_dir="data")
+    teacher = nb["teacher_config"](cfg)
+    assert (teacher.num_hidden_layers, teacher.epochs) == (cfg.teacher_layers, cfg.teacher_epochs)
+    assert teacher.token_noise == cfg.teacher_noise < cfg.token_noise and teacher.distillation == 0.0 < cfg.distillation
+
+
 def test_one_function_runs_a_row_of_the_ablations(nb, quick, sample_texts):
     cfg, hardware, tokenizer, stream, _, per_device = quick
     row = nb["run_ablation"](cfg, hardware, tokenizer, stream, sample_texts[-1:], per_device, weight_decay=0.7,
                              optimizer="adamw", learning_rate=1e-3)
+    taught = nb["run_ablation"](cfg, hardware, tokenizer, stream, sample_texts[-1:], per_device, distillation=0.5,
+                                teacher_epochs=1)
+    assert taught["distillation"] == 0.5 and row["distillation"] == 0.0
     assert (row["weight_decay"], row["optimizer"], row["epochs"]) == (0.7, "adamw", 2)
     scores = [float(score) for score in row["val_bpc_by_epoch"].split()]
     assert len(scores) == 2 and row["val_bpc"] == scores[-1] < scores[0]

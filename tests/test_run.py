@@ -82,7 +82,8 @@ def test_figures_are_saved(smoke):
 
 
 def test_checkpoints_hold_the_whole_history(smoke):
-    for stage, epochs in (("pretrain", smoke["metrics"]["pretrain"]["epochs"]), ("sft", smoke["metrics"]["sft"]["epochs"])):
+    pretrain, sft = smoke["metrics"]["pretrain"], smoke["metrics"]["sft"]
+    for stage, epochs in (("teacher", pretrain["teacher"]["epochs"]), ("pretrain", pretrain["epochs"]), ("sft", sft["epochs"])):
         (folder,) = (smoke["folder"] / "checkpoints").glob(f"{stage}-*")
         states = [json.loads(path.read_text()) for path in folder.glob("checkpoint-*/trainer_state.json")]
         last = max(states, key=lambda state: state["global_step"])

@@ -77,19 +77,21 @@ def test_chats_are_generated_without_the_prompt(chat, nb):
 def test_checks_on_answers(nb):
     def verdict(text, ended=True, question="Что делать?"):
         return [check(question, text, ended) for check in nb["CHECKS"].values()]
-    assert verdict("Сначала выучи слова, потом говори.") == [True] * 5
+    assert verdict("Сначала выучи слова, потом говори.") == [True] * 5 + [None]
     assert verdict("Learn the words first.")[0] is False
     assert verdict("слово " * 60, ended=False)[1:4] == [False, True, False]
     assert verdict("Ответ.\nassistant\nЕще ответ.")[2] is False
-    assert verdict("Просто.", question="Как варить кашу?")[4] is False
-    assert verdict("1. Вода.\n2. Крупа.", question="как варить кашу?")[4] is True
+    assert verdict("Извините, но я не могу помочь с этим запросом.")[4] is False
+    assert verdict("Просто.", question="Как варить кашу?")[5] is False
+    assert verdict("1. Вода.\n2. Крупа.", question="как варить кашу?")[5] is True
 
 
 def test_checked_answers_keep_question_answer_and_outcomes(chat, nb):
     table = nb["check_answers"](*chat, [*nb["QUESTIONS_RUS"], nb["chats"](["Который час?"])[0]], 6, batch_size=2,
                                 do_sample=False)
     assert list(table["question"]) == [*nb["QUESTIONS_RUS"], "Который час?"]
-    assert set(nb["CHECKS"]) <= set(table.columns) and table[list(nb["CHECKS"])].isin([True, False]).all(axis=None)
+    assert set(nb["CHECKS"]) <= set(table.columns) and table[list(nb["CHECKS"])].isin([True, False, None]).all(axis=None)
+    assert table["список в ответе на «как»"].notna().tolist() == [False, False, False, True, False]
 
 
 def test_special_tokens_in_a_row_stay_text(chat, nb):
@@ -113,3 +115,32 @@ def test_mask_picture_escapes_html(chat, nb, monkeypatch):
     monkeypatch.setitem(nb, "display", lambda page: shown.append(page.data))
     nb["show_loss_mask"](nb["to_dialogue"](ROW | {"instruction": "<script>alert(1)</script>"}), chat[1])
     assert "<script" not in shown[0] and "<mark>" in shown[0]
+
+
+def test_text_without_letters_is_not_foreign(nb):
+    assert nb["russian_share"]("{12, 2}") == 1.0 and nb["russian_share"]("Смотрите YouTube") == pytest.approx(8 / 15)
+    assert nb["russian_share"]("Вот так:\n```python\nprint(x)\n```\nи `len(x)`, где $x = y_1$.") == 1.0
+    assert nb["russian_share"]("От $10 in the USA до $20 за штуку") < 1.0  # prices are no formula
+    assert nb["russian_share"]("Вот так:\n```python\nprint(x)") == 1.0 > nb["russian_share"]("Hello, мир")
+
+
+def test_sft_batch_fits_every_card(nb, chat):
+    cfg = nb["make_config"]("full", seed=1, data_dir="data")
+    config = type("Shape", (), dict(num_hidden_layers=24, hidden_size=896, intermediate_size=4864))
+    model = type("Qwen", (), dict(config=config, num_parameters=lambda self: 494_000_000))()
+    sizes = [nb["plan_sft_batch"](cfg, model, 2000, free, lean=True) for free in (14.5, 22.5, 38.5, 78.5)]
+    assert all(size * steps == cfg.sft_batch_size for size, steps in sizes)
+    assert [size for size, _ in sizes] == sorted(size for size, _ in sizes)
+
+
+def test_one_function_runs_a_row_of_the_sft_table(nb, tiny, tokenizer, tmp_path):
+    tiny.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    cfg = nb["make_config"]("smoke", seed=1, data_dir="data", artifacts_dir=str(tmp_path), sft_model=str(tmp_path / "base"))
+    rows = nb["load_rows"]("data/sample/instructions.jsonl")
+    dialogues = nb["split_rows"](rows, 5, 1).map(nb["to_dialogue"], remove_columns=rows.column_names)
+    row = nb["run_sft_ablation"](cfg, nb["inspect_hardware"](), dialogues, 8, sft_epochs=2, sft_learning_rate=2e-3)
+    losses = [float(loss) for loss in row["val_loss_by_epoch"].split()]
+    assert (row["sft_epochs"], row["sft_learning_rate"], row["model"], len(losses)) == (2, 2e-3, "base", 2)
+    assert row["val_loss"] == min(losses) and losses[-1] < losses[0]
+    assert not list(tmp_path.glob("checkpoints/*/checkpoint-*"))
