@@ -129,3 +129,19 @@ def test_readme_results_are_those_of_the_artifacts():
         digits = len(number.partition(".")[2])
         return float(number) in known or (digits or float(number) > 1e4) and any(round(value, digits) == float(number) for value in known)
     assert numbers and not [number for number in numbers if not stands(number)]
+
+
+def test_numbers_in_the_prose_were_printed(notebook):
+    """Every decimal number of a markdown cell stands in a saved output: as printed, rounded or in millions."""
+    texts = [re.sub(r"<[^>]*>", " ", "".join(output.get("data", {}).get("text/html", output.get("text", ""))))
+             for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    digits = re.sub(r"(?<=\d)[ \u00A0\u202F](?=\d{3}\b)", "", "\n".join(texts))
+    printed = {float(number) for number in re.findall(r"\d+(?:\.\d+)?", digits)}
+    measured_apart = {"1,79", "2,04"}  # the published recipe and PPMd, named as such
+    prose = {number for cell in notebook.cells if cell.cell_type == "markdown"
+             for number in re.findall(r"(?<![\d,])\d+,\d+\b", cell.source)} - measured_apart
+
+    def stands(number: str) -> bool:
+        value, places = float(number.replace(",", ".")), len(number.partition(",")[2])
+        return any(value in (round(known, places), round(known / 1e6, places)) for known in printed)
+    assert len(prose) > 20 and not [number for number in sorted(prose) if not stands(number)]
