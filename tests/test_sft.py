@@ -17,11 +17,9 @@ def test_input_becomes_the_system_message(nb):
     assert roles == ["system", "user"]
 
 
-@pytest.mark.parametrize("fault", [{"output": None}, {"output": ""}, {"instruction": "  "}, {"instruction": 5},
-                                   {"output": "Извините, но я не могу помочь с этим."}, {"output": "Не могу выполнить запрос."}])
+@pytest.mark.parametrize("fault", [{"output": None}, {"output": ""}, {"instruction": "  "}, {"instruction": 5}])
 def test_unusable_rows(nb, fault):
     assert not nb["row_fault"](ROW) and nb["row_fault"](ROW | fault)
-    assert not nb["row_fault"](ROW | {"output": "Рыбы не могут жить без воды, а я не могу без чая."})
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
