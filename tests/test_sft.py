@@ -22,6 +22,14 @@ def test_unusable_rows(nb, fault):
     assert not nb["row_fault"](ROW) and nb["row_fault"](ROW | fault)
 
 
+def test_refusals(nb):
+    for refusal in ("Извините, но я не могу помочь с этим.", "Не могу выполнить запрос.", "Извините. Я не могу ответить.",
+                    "Как языковая модель, я не могу спать."):
+        assert nb["is_refusal"](refusal)
+    for answer in ("Рыбы не могут жить без воды, а я не могу без чая.", "К сожалению, я не могу рисовать, но опишу. " * 12):
+        assert not nb["is_refusal"](answer)
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_rows_from_files(nb, tmp_path, kind):
     path = tmp_path / f"rows.{kind}"
