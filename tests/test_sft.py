@@ -1,9 +1,16 @@
+"""Sections 9-12: dialogues, checks on answers, SFT and its scores; a tiny model learns a few answers by heart."""
 import json
+import math
+from dataclasses import replace
 
 import pytest
+from conftest import run_sections
 
 ROW = {"instruction": "Назови три реки.", "input": "", "output": "Волга, Обь, Лена."}
+LESSONS = [("Назови реку.", "Волга."), ("Назови город.", "Москва, столица."), ("Кто там?", "Это я.\nОткрой дверь."), ("Как дела?", "Хорошо.")]
 
+
+# Rows and dialogues
 
 def test_dialogue_without_input_has_no_system_message(nb):
     for empty in ("", "  ", None):
@@ -13,142 +20,307 @@ def test_dialogue_without_input_has_no_system_message(nb):
 
 
 def test_input_becomes_the_system_message(nb):
-    roles = [message["role"] for message in nb["to_dialogue"](ROW | {"input": "Отвечай кратко."})["prompt"]]
-    assert roles == ["system", "user"]
+    assert nb["to_dialogue"](ROW | {"input": "Отвечай кратко."})["prompt"] == [
+        {"role": "system", "content": "Отвечай кратко."}, {"role": "user", "content": "Назови три реки."}]
 
 
-@pytest.mark.parametrize("fault", [{"output": None}, {"output": ""}, {"instruction": "  "}, {"instruction": 5}])
-def test_unusable_rows(nb, fault):
-    assert not nb["row_fault"](ROW) and nb["row_fault"](ROW | fault)
-
-
-def test_refusals(nb):
-    for refusal in ("Извините, но я не могу помочь с этим.", "Не могу выполнить запрос.", "Извините. Я не могу ответить.",
-                    "Как языковая модель, я не могу спать."):
-        assert nb["is_refusal"](refusal)
-    for answer in ("Рыбы не могут жить без воды, а я не могу без чая.", "К сожалению, я не могу рисовать, но опишу. " * 12):
-        assert not nb["is_refusal"](answer)
-
-
-@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-def test_rows_from_files(nb, tmp_path, kind):
-    path = tmp_path / f"rows.{kind}"
-    rows = nb["Dataset"].from_list([ROW] * 3)
-    rows.to_parquet(path) if kind == "parquet" else path.write_text("\n".join([json.dumps(ROW)] * 3))
-    assert nb["load_rows"](str(path)).to_list() == [ROW] * 3
+def test_unusable_rows_and_repeats_are_dropped(nb):
+    rows = nb["Dataset"].from_list([ROW, ROW | {"output": None}, ROW | {"output": " \n"}, ROW | {"instruction": ""}, ROW,
+                                    ROW | {"input": "Кратко."}, ROW | {"output": "Нева."}])
+    assert nb["drop_unusable"](rows).to_list() == [ROW, ROW | {"input": "Кратко."}, ROW | {"output": "Нева."}]
+    with pytest.raises(ValueError, match="SFT_DATASET"):
+        nb["drop_unusable"](rows.select([1, 2, 3]))
 
 
 def test_split_never_divides_an_instruction(nb):
-    rows = nb["Dataset"].from_list([ROW | {"instruction": f"Вопрос {n % 60}", "output": str(n)} for n in range(300)])
+    rows = nb["Dataset"].from_list([ROW | {"instruction": f"Вопрос {n % 60}" if n % 2 else f" вопрос  {n % 60} ", "output": str(n)}
+                                    for n in range(300)] + [ROW | {"instruction": f"ВОПРОС {n}"} for n in range(60)])
     parts = nb["split_rows"](rows, 20, seed=1)
-    assert sum(map(len, parts.values())) == 300 and len(parts["test"]) >= 20 <= len(parts["validation"])
-    train, validation, test = (set(parts[name]["instruction"]) for name in ("train", "validation", "test"))
-    assert not (train & validation or train & test or validation & test)
+    keys = {name: {" ".join(text.lower().split()) for text in part["instruction"]} for name, part in parts.items()}
+    assert len(keys["test"] | keys["validation"] | keys["train"]) == sum(map(len, keys.values())) == 60
+    assert sum(map(len, parts.values())) == 360 and 20 <= len(parts["test"]) < 26 and 20 <= len(parts["validation"]) < 26
+
+
+def test_split_follows_the_seed_and_takes_at_most_a_tenth(nb):
+    rows = nb["Dataset"].from_list([ROW | {"instruction": f"Вопрос {n}"} for n in range(100)])
+    first, again, other = (nb["split_rows"](rows, 500, seed=seed)["test"]["instruction"][:] for seed in (1, 1, 2))
+    assert first == again != other and len(first) == 10
+    with pytest.raises(ValueError, match="отложить"):
+        nb["split_rows"](rows.select([0, 0, 1, 1]), 500, seed=1)
+
+
+# The template
+
+@pytest.fixture(scope="module", params=["буквы", "байты"])
+def base(request, nb, sample_texts, tmp_path_factory):
+    """A folder with an untrained model of the first stage, for both alphabets between which section 4 chooses."""
+    tokenizer = nb["train_tokenizer"](sample_texts, 600, request.param == "байты")
+    nb["torch"].manual_seed(1)
+    folder = tmp_path_factory.mktemp("base")
+    nb["build_model"](nb["make_config"]("smoke"), tokenizer).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
-def chat(nb, tiny, tokenizer, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("base")
-    tiny.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return nb["load_chat_model"](str(folder))
+def chat(nb, base):
+    nb["torch"].manual_seed(1)
+    return nb["load_chat_model"](str(base))
 
 
 def test_template_renders_nothing_of_its_own(chat, nb):
-    _, tokenizer = chat
     dialogue = nb["to_dialogue"](ROW | {"input": "Кратко."})
-    rendered = tokenizer.apply_chat_template(dialogue["prompt"], tokenize=False, add_generation_prompt=True)
-    assert rendered == ("<|im_start|>system\nКратко.<|im_end|>\n<|im_start|>user\nНазови три реки.<|im_end|>\n"
-                        "<|im_start|>assistant\n")
-
-
-def test_prompt_is_a_prefix_and_the_answer_ends_with_its_end_token(chat, nb):
-    _, tokenizer = chat
-    dialogue = nb["to_dialogue"](ROW)
-    ids, length = nb["tokenize_dialogue"](dialogue, tokenizer)
-    prompt = tokenizer.apply_chat_template(dialogue["prompt"], add_generation_prompt=True, return_dict=False)
-    assert ids[:length] == prompt and tokenizer.decode(ids[length:]).endswith(".<|im_end|>")
+    assert chat[1].apply_chat_template(dialogue["prompt"], tokenize=False, add_generation_prompt=True) == (
+        "<|im_start|>system\nКратко.<|im_end|>\n<|im_start|>user\nНазови три реки.<|im_end|>\n<|im_start|>assistant\n")
 
 
 def test_chat_tokens_are_single_and_the_embeddings_follow(chat):
     model, tokenizer = chat
-    ids = tokenizer(" ".join(["<|im_start|>", "<|im_end|>"]), add_special_tokens=False).input_ids
-    assert tokenizer.unk_token_id not in ids and model.get_input_embeddings().num_embeddings == len(tokenizer)
+    assert [tokenizer.decode(ids) for ids in tokenizer(["<|im_start|>", "<|im_end|>", "assistant"], add_special_tokens=False).input_ids
+            if len(ids) == 1] == ["<|im_start|>", "<|im_end|>", "assistant"]
+    assert model.get_input_embeddings().num_embeddings == len(tokenizer)
     assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids("<|im_end|>")
 
 
-def test_chats_are_generated_without_the_prompt(chat, nb):
-    answers = nb["generate"](*chat, nb["chats"](nb["QUESTIONS_RUS"]), 8, do_sample=False)
-    assert len(answers) == 4 and not any("assistant" in answer or "планет" in answer for answer in answers)
+def tokenized(nb, tokenizer, rows: list[dict], max_length: int = 100):
+    dialogues = nb["Dataset"].from_list([nb["to_dialogue"](row) for row in rows])
+    return dialogues.map(nb["tokenize_dialogues"], batched=True, fn_kwargs={"tokenizer": tokenizer, "max_length": max_length})
 
 
-def test_checks_on_answers(nb):
-    def verdict(text, ended=True, question="Что делать?"):
-        return [check(question, text, ended) for check in nb["CHECKS"].values()]
-    assert verdict("Сначала выучи слова, потом говори.") == [True] * 5 + [None]
-    assert verdict("Learn the words first.")[0] is False
-    assert verdict("слово " * 60, ended=False)[1:4] == [False, True, False]
-    assert verdict("Ответ.\nassistant\nЕще ответ.")[2] is False
-    assert verdict("Извините, но я не могу помочь с этим запросом.")[4] is False
-    assert verdict("Просто.", question="Как варить кашу?")[5] is False
-    assert verdict("1. Вода.\n2. Крупа.", question="как варить кашу?")[5] is True
+def test_the_loss_covers_the_answer_and_its_end_alone(chat, nb):
+    tokenizer, rows = chat[1], [ROW, ROW | {"input": "Кратко.", "output": "\nДа.\n"}]
+    for row, shown in zip(rows, tokenized(nb, tokenizer, rows)):
+        prompt = tokenizer.apply_chat_template(shown["prompt"], add_generation_prompt=True, return_dict=False)
+        assert shown["input_ids"][:len(prompt)] == prompt and shown["labels"][:len(prompt)] == [-100] * len(prompt)
+        assert shown["labels"][len(prompt):] == shown["input_ids"][len(prompt):]
+        assert tokenizer.decode(shown["labels"][len(prompt):]) == row["output"] + "<|im_end|>"
+        assert (shown["prompt_length"], shown["length"]) == (len(prompt), len(shown["input_ids"]))
 
 
-def test_checked_answers_keep_question_answer_and_outcomes(chat, nb):
-    table = nb["check_answers"](*chat, [*nb["QUESTIONS_RUS"], nb["chats"](["Который час?"])[0]], 6, batch_size=2,
-                                do_sample=False)
-    assert list(table["question"]) == [*nb["QUESTIONS_RUS"], "Который час?"]
-    assert set(nb["CHECKS"]) <= set(table.columns) and table[list(nb["CHECKS"])].isin([True, False, None]).all(axis=None)
-    assert table["список в ответе на «как»"].notna().tolist() == [False, False, False, True, False]
+def test_long_dialogues_are_cut_and_remember_their_length(chat, nb):
+    whole, cut = (tokenized(nb, chat[1], [ROW], max_length)[0] for max_length in (100, 25))
+    assert cut["input_ids"] == whole["input_ids"][:25] and cut["labels"] == whole["labels"][:25]
+    assert cut["length"] == whole["length"] == len(whole["input_ids"]) > 25
 
 
-def test_special_tokens_in_a_row_stay_text(chat, nb):
-    _, tokenizer = chat
+def test_markers_in_a_row_stay_text(chat, nb):
     row = ROW | {"instruction": "Что значит <|im_end|>?", "output": "<|im_start|>system — начало реплики."}
-    ids, _ = nb["tokenize_dialogue"](nb["to_dialogue"](row), tokenizer)
-    ends = [tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>")]
-    assert [ids.count(token) for token in ends] == [2, 2]
+    ids = tokenized(nb, chat[1], [row])[0]["input_ids"]
+    assert [ids.count(chat[1].convert_tokens_to_ids(token)) for token in ("<|im_start|>", "<|im_end|>")] == [2, 2]
 
 
-def test_faulty_rows_are_counted_by_reason(nb):
-    rows = nb["Dataset"].from_list([ROW, ROW | {"output": None}, ROW | {"output": " "}, ROW | {"output": ""}])
-    usable, faults = nb["drop_faulty"](rows)
-    assert usable.to_list() == [ROW] and faults == {"output: пропуск": 1, "output: пусто": 2}
-    with pytest.raises(ValueError, match="ни одной пригодной"):
-        nb["drop_faulty"](rows.select([1, 2]))
-
-
-def test_mask_picture_escapes_html(chat, nb, monkeypatch):
+def test_mask_picture_marks_the_answer_and_escapes_html(chat, nb, monkeypatch):
     shown = []
     monkeypatch.setitem(nb, "display", lambda page: shown.append(page.data))
-    nb["show_loss_mask"](nb["to_dialogue"](ROW | {"instruction": "<script>alert(1)</script>"}), chat[1])
-    assert "<script" not in shown[0] and "<mark>" in shown[0]
+    row = ROW | {"instruction": "<b>Где?</b>", "output": "Тут <i>."} if chat[1].unk_token_id not in chat[1]("<b>").input_ids else ROW
+    nb["show_loss_mask"](tokenized(nb, chat[1], [row])[0], chat[1])
+    before, marked = shown[0].split("<mark>")
+    assert "<b>" not in shown[0] and "<i>" not in shown[0] and "assistant" in before
+    assert marked == nb["html"].escape(row["output"]) + "&lt;|im_end|&gt;</mark></p>"
 
 
-def test_text_without_letters_is_not_foreign(nb):
+# Checks on answers
+
+@pytest.mark.parametrize("text", [
+    "Извините, но я не могу помочь с этим.", "Не могу выполнить запрос.", "Извините. Я не могу ответить.", "Привет! Я не смогу нарисовать.",
+    "Как языковая модель, я не могу спать.", "К сожалению, я не могу рисовать, но опишу картину. " + "Вот она. " * 100,
+    "Простите, но мне это неизвестно.", "Я могу многое, но не могу исполнять код."])
+def test_a_refusal_in_the_first_sentence_at_any_length(nb, text):
+    assert nb["re"].match(nb["REFUSAL"], text)
+    assert not nb["check"](nb["pd"].DataFrame({"answer": [text], "ended": [True]}))["без отказа"][0]
+
+
+@pytest.mark.parametrize("text", [
+    "Рыбы не могут жить без воды.", "Сначала выучите слова. Без них я не могу ничего посоветовать.", "Он сказал: «Я не могу».",
+    "Извинитесь перед другом.", "Можно ли простить? Да."])
+def test_no_refusal(nb, text):
+    assert not nb["re"].match(nb["REFUSAL"], text)
+
+
+@pytest.mark.parametrize("text, words", [
+    ("Восемь планeta.", ["планeta"]), ("Учитесь gradually.", ["gradually"]), ("Это 檬檬 лимон.", ["檬檬"]), ("Слово кoт.", ["кoт"]),
+    ("Смотрите YouTube, читайте BBC, пишите на x@mail.ru и www.ru.", []), ("Слово «apple» (яблоко, apple) и \"pear\".", []),
+    ("Угол α, ряд x, y и z, IT-отдел.", []), ("Вот:\n```python\nprint(x)\n```\nи `len(x)`, $x = abs$.", []), ("Он сказал «кoт».", ["кoт"])])
+def test_foreign_words(nb, text, words):
+    assert nb["foreign_words"](text) == words
+
+
+def test_russian_share(nb):
     assert nb["russian_share"]("{12, 2}") == 1.0 and nb["russian_share"]("Смотрите YouTube") == pytest.approx(8 / 15)
     assert nb["russian_share"]("Вот так:\n```python\nprint(x)\n```\nи `len(x)`, где $x = y_1$.") == 1.0
     assert nb["russian_share"]("От $10 in the USA до $20 за штуку") < 1.0  # prices are no formula
-    assert nb["russian_share"]("Вот так:\n```python\nprint(x)") == 1.0 > nb["russian_share"]("Hello, мир")
 
 
-def test_sft_batch_fits_every_card(nb, chat):
-    cfg = nb["make_config"]("full", seed=1, data_dir="data")
-    config = type("Shape", (), dict(num_hidden_layers=24, hidden_size=896, intermediate_size=4864))
-    model = type("Qwen", (), dict(config=config, num_parameters=lambda self: 494_000_000))()
-    sizes = [nb["plan_sft_batch"](cfg, model, 2000, free, lean=True) for free in (14.5, 22.5, 38.5, 78.5)]
-    assert all(size * steps == cfg.sft_batch_size for size, steps in sizes)
-    assert [size for size, _ in sizes] == sorted(size for size, _ in sizes)
+@pytest.mark.parametrize("text, loop", [
+    ("слово " * 60, True), ("\n".join(f"{n}. Учите новые слова" for n in range(9)), True), ("檬" * 9, True), ("ха" * 9, True),
+    ("Один раз утром серый зайчик вышел из леса погулять у реки. " * 2, True),
+    ("Раз, два, три, четыре, пять, вышел зайчик погулять.", False), ("Да.", False), ("1000000000 и ------------", False)])
+def test_loops(nb, text, loop):
+    assert nb["has_loop"](text) is loop
 
 
-def test_one_function_runs_a_row_of_the_sft_table(nb, tiny, tokenizer, tmp_path):
-    tiny.save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
-    cfg = nb["make_config"]("smoke", seed=1, data_dir="data", artifacts_dir=str(tmp_path), sft_model=str(tmp_path / "base"))
-    rows = nb["load_rows"]("data/sample/instructions.jsonl")
-    dialogues = nb["split_rows"](rows, 5, 1).map(nb["to_dialogue"], remove_columns=rows.column_names)
-    row = nb["run_sft_ablation"](cfg, nb["inspect_hardware"](), dialogues, 8, sft_epochs=2, sft_learning_rate=2e-3)
-    losses = [float(loss) for loss in row["val_loss_by_epoch"].split()]
-    assert (row["sft_epochs"], row["sft_learning_rate"], row["model"], len(losses)) == (2, 2e-3, "base", 2)
-    assert row["val_loss"] == min(losses) and losses[-1] < losses[0]
-    assert not list(tmp_path.glob("checkpoints/*/checkpoint-*"))
+def test_checks_together(nb):
+    def verdict(text, ended=True):
+        return nb["check"](nb["pd"].DataFrame({"answer": [text], "ended": [ended]})).loc[0].astype(bool).tolist()
+    assert verdict("Сначала выучи слова, потом говори.") == [True] * 6
+    assert verdict("Сначала выучи слова", ended=False) == [False] + [True] * 5
+    assert verdict("Learn The Words First") == [True, False, True, True, True, True]
+    assert verdict("Слова: The Sun And The Moon")[1] is False and verdict("Смотрите хорошие фильмы и сериалы на YouTube")[1] is True
+    assert verdict("Ответ.\nassistant\nЕще один ответ на этот самый вопрос.")[4] is False
+    assert verdict("Вот ответ.<|im_start|> И еще один")[4] is False and verdict("Вызовите `system` в коде")[4] is True
+
+
+def test_wilson(nb):
+    assert nb["wilson"](0, 10) == pytest.approx((0, 0.2775), abs=1e-4)
+    assert nb["wilson"](49, 50) == pytest.approx((0.8950, 0.9965), abs=1e-4)
+    assert nb["wilson"](5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+
+
+# Training
+
+def by_hand(nb, model, rows) -> tuple[float, float]:
+    """Nats per answer token and the share of guessed ones, row by row without a trainer."""
+    nats, hits, count = 0.0, 0, 0
+    model.eval()
+    with nb["torch"].no_grad():
+        for row in rows:
+            logits = model(nb["torch"].tensor([row["input_ids"]])).logits[0].log_softmax(-1)
+            for i, label in enumerate(row["labels"][1:]):
+                if label != -100:
+                    nats, hits, count = nats - logits[i, label].item(), hits + int(logits[i].argmax() == label), count + 1
+    return nats / count, hits / count
+
+
+@pytest.fixture(scope="module")
+def learnt(nb, base, tmp_path_factory):
+    """A model that was taught four short answers by the notebook's own trainer; (model, tokenizer, dialogues, trainer, cfg)."""
+    nb["torch"].manual_seed(1)
+    model, tokenizer = nb["load_chat_model"](str(base))
+    rows = tokenized(nb, tokenizer, [{"instruction": q, "input": "", "output": a} for q, a in LESSONS])
+    dialogues = nb["DatasetDict"]({"train": rows.select([0, 1, 2, 3] * 5), "validation": rows})
+    cfg = replace(nb["make_config"]("smoke", artifacts_dir=str(tmp_path_factory.mktemp("sft"))),
+                  sft_batch_size=4, sft_epochs=16, sft_learning_rate=3e-3, sft_max_length=100, device_batch=2)
+    trainer = nb["make_sft_trainer"](model, tokenizer, dialogues, cfg, nb["Hardware"]("CPU", False, "fp32", False, 8.0))
+    nb["resume"](trainer)
+    return model, tokenizer, dialogues, trainer, cfg
+
+
+def test_a_trained_model_answers_and_stops_by_itself(nb, learnt):
+    model, tokenizer = learnt[:2]
+    answers = nb["answer"](model, tokenizer, nb["chats"]([question for question, _ in LESSONS]), 40, **nb["GREEDY"])
+    assert list(zip(answers["question"], answers["answer"])) == LESSONS and answers["ended"].all()
+    longest = len(tokenizer(LESSONS[2][1], add_special_tokens=False).input_ids)
+    cut = nb["answer"](model, tokenizer, nb["chats"]([LESSONS[2][0], LESSONS[0][0]]), longest - 1, **nb["GREEDY"])
+    assert cut["ended"].tolist() == [False, True] and cut["answer"][1] == "Волга."
+
+
+def test_the_recipe_reaches_the_trainer(nb, learnt):
+    *_, trainer, cfg = learnt
+    assert trainer.state.global_step == cfg.sft_epochs * 20 // cfg.sft_batch_size and trainer.args.per_device_train_batch_size == 2
+    rates = nb["history"](trainer, "learning_rate")
+    assert max(rates) <= cfg.sft_learning_rate and rates[-1] < 0.2 * max(rates) and sorted(rates, reverse=True) == rates
+    assert len(nb["history"](trainer, "epoch_seconds")) == len(nb["history"](trainer, "eval_loss")) == cfg.sft_epochs
+
+
+def test_the_best_epoch_is_kept(nb, base, tmp_path):
+    nb["torch"].manual_seed(1)
+    model, tokenizer = nb["load_chat_model"](str(base))
+    train, other = (tokenized(nb, tokenizer, [ROW | {"output": output}]) for output in ("Волга, Обь, Лена.", "Москва и Казань, два города."))
+    cfg = replace(nb["make_config"]("smoke", artifacts_dir=str(tmp_path)), sft_batch_size=4, sft_epochs=8, sft_learning_rate=3e-3)
+    trainer = nb["make_sft_trainer"](model, tokenizer, nb["DatasetDict"]({"train": train.select([0] * 8), "validation": other}), cfg,
+                                     nb["Hardware"]("CPU", False, "fp32", False, 8.0))
+    losses = nb["history"](nb["resume"](trainer), "eval_loss")
+    assert min(losses) < losses[-1] - 0.01 and nb["answer_scores"](model, other)[0] == pytest.approx(min(losses), abs=1e-3)
+
+
+def test_another_run_has_another_folder(nb, base, tmp_path):
+    def folder(output: str, **changes) -> str:
+        nb["torch"].manual_seed(1)
+        model, tokenizer = nb["load_chat_model"](str(base))
+        rows = tokenized(nb, tokenizer, [ROW | {"output": output}])
+        cfg = replace(nb["make_config"]("smoke", artifacts_dir=str(tmp_path)), **changes)
+        return nb["make_sft_trainer"](model, tokenizer, nb["DatasetDict"]({"train": rows, "validation": rows}), cfg,
+                                      nb["Hardware"]("CPU", False, "fp32", False, 8.0)).args.output_dir
+    first = folder("Да.")
+    assert folder("Да.") == folder("Да.", device_batch=1) == first
+    assert len({first, folder("Не."), folder("Да.", sft_learning_rate=1e-4), folder("Да.", sft_epochs=2), folder("Да.", seed=5),
+                folder("Да.", sft_batch_size=4), folder("Да.", sft_max_length=200)}) == 7
+
+
+def test_stray_markup_stays_in_the_answer(nb, chat, monkeypatch):
+    ids = chat[1].convert_tokens_to_ids(["<|im_start|>", "user"])
+    monkeypatch.setitem(nb, "generate_ids", lambda *args, **decoding: [ids])
+    assert nb["answer"](*chat, nb["chats"](["Кто там?"]), 9)["answer"][0].replace(" ", "") == "<|im_start|>user"
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_scores_count_every_answer_token_once(nb, learnt, batch_size):
+    model, tokenizer = learnt[:2]
+    outputs = ["Волга.", "Волга, Обь, Лена и другие большие реки.", "Это я.", "Москва, столица.", "Не знаю, что сказать на это.", "Так."]
+    rows = tokenized(nb, tokenizer, [ROW | {"output": output} for output in outputs])
+    drop = model.model.layers[0].mlp.down_proj.register_forward_hook(
+        lambda module, args, output: nb["F"].dropout(output, 0.5, module.training))
+    scores, expected = nb["answer_scores"](model.train(), rows, batch_size), by_hand(nb, model, rows)
+    drop.remove()
+    assert scores == pytest.approx(expected, rel=1e-4) and 0 < expected[1] < 1
+
+
+def test_a_bf16_training_leaves_scores_and_generation_as_they_were(nb, base, tmp_path):
+    nb["torch"].manual_seed(3)
+    model, tokenizer = nb["load_chat_model"](str(base))
+    rows = tokenized(nb, tokenizer, [ROW, ROW | {"output": "Нева."}])
+    cfg = replace(nb["make_config"]("smoke", artifacts_dir=str(tmp_path)), sft_batch_size=2, sft_epochs=1, sft_learning_rate=0.0)
+    before = nb["answer_scores"](model, rows)
+    trainer = nb["make_sft_trainer"](model, tokenizer, nb["DatasetDict"]({"train": rows, "validation": rows}), cfg,
+                                     nb["Hardware"]("CPU", False, "bf16", False, 8.0))
+    nb["resume"](trainer)
+    assert nb["answer_scores"](model, rows) == pytest.approx(before, abs=1e-6)  # nothing was learnt, and no autocast is left
+    assert nb["history"](trainer, "eval_loss")[0] != pytest.approx(before[0], abs=1e-6)  # that one was in bf16
+
+
+# The whole run
+
+def test_reported_scores_are_those_of_the_saved_models(nb, smoke):
+    sft, torch = smoke["metrics"]["sft"], nb["torch"]
+    cfg = nb["make_config"]("smoke", artifacts_dir=str(smoke["folder"]))
+    parts = nb["split_rows"](nb["drop_unusable"](nb["open_rows"](cfg.sft_dataset)), cfg.sft_held_out, cfg.seed)
+    nb["transformers"].set_seed(cfg.seed)
+    models = {"before": nb["load_chat_model"](cfg.sft_model), "after": nb["load_chat_model"](str(smoke["folder"] / "sft"))}
+    for when, (model, tokenizer) in models.items():
+        rows = tokenized(nb, tokenizer, parts["test"].to_list(), cfg.sft_max_length)
+        nats, hits = by_hand(nb, model, rows)
+        assert sft[f"eval_loss_{when}"] == pytest.approx(nats, abs=0.02)  # the saved weights are bf16
+    assert sft["token_accuracy"] == pytest.approx(hits, abs=0.02) and sft["eval_loss_after"] < sft["eval_loss_before"] - 0.1
+    assert sft["rows"] == len(parts["train"]) and sft["epochs"] == cfg.sft_epochs and sft["stand_in"] is True
+    again = nb["answer"](*models["before"], nb["chats"](nb["QUESTIONS_RUS"]), cfg.max_answer_tokens, **nb["ANSWERING"])
+    assert [row["before"] for row in sft["answers"]] == again["answer"].tolist() != [row["after"] for row in sft["answers"]]
+    assert [row["question"] for row in sft["answers"]] == nb["QUESTIONS_RUS"]
+
+
+    held = {str(row["prompt"]): row for row in rows if nb["russian_share"](row["completion"][0]["content"]) >= 0.8}
+    for run, decoding in (("before_greedy", nb["GREEDY"]), ("before", nb["ANSWERING"])):
+        answers = nb["answer"](*models["before"], [row["prompt"] for row in held.values()], cfg.max_answer_tokens, **decoding)
+        assert list(sft["checks"][run].values()) == pytest.approx(nb["check"](answers).mean().astype(float).tolist())
+
+
+def test_reported_checks_are_shares(smoke):
+    checks, asked = smoke["metrics"]["sft"]["checks"], smoke["metrics"]["sft"]["held_out"]
+    assert set(checks) == {"before_greedy", "before", "after_greedy", "after"}
+    for shares in checks.values():
+        assert {"ended", "russian", "no_loops"} <= set(shares)
+        assert all(math.isclose(share * asked, round(share * asked), abs_tol=1e-6) for share in shares.values())
+    assert checks["before_greedy"] != checks["before"]  # a tiny model loops without sampling
+
+
+def test_the_stand_in_is_named_where_its_outputs_are_shown(smoke):
+    said = [cell for cell in smoke["cells"] if any("Выполнено на замене" in str(output.get("data", output)) for output in cell.outputs)]
+    assert len(said) == 4  # sections 9-12
+
+
+def test_refusals_leave_the_training_part_alone(notebook, base, tmp_path):
+    rows = [{"input": "", "instruction": f"Вопрос {n}", "output": "Извините, но я не могу. " + "Вот что." * 90 if n % 3 else "Да."} for n in range(90)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    run = run_sections(notebook, {0, 9, 10}, tmp_path, SFT_MODEL=base, SFT_DATASET=tmp_path / "rows.jsonl", script=(
+        "print([sum(row['completion'][0]['content'] != 'Да.' for row in part) for part in dialogues.values()], len(refused))"))
+    train, validation, test = json.loads(run.stdout.splitlines()[-1].split("]")[0] + "]")
+    assert train == 0 < validation and test > 0 and train + validation + test + int(run.stdout.split()[-1]) == 60, run.stderr
