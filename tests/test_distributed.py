@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 from conftest import NOTEBOOK
 
@@ -12,8 +13,10 @@ from conftest import NOTEBOOK
 @pytest.fixture(scope="module")
 def script(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("script")
-    subprocess.run([sys.executable, "-m", "nbconvert", "--to", "script", str(NOTEBOOK), "--output", "project", "--output-dir", str(folder)],
-                   check=True, capture_output=True)
+    run = nbformat.read(NOTEBOOK, as_version=4)
+    run.metadata.language_info = {"name": "python", "file_extension": ".py"}  # an executed notebook has it, a copy without outputs may not
+    nbformat.write(run, folder / "project.ipynb")
+    subprocess.run([sys.executable, "-m", "nbconvert", "--to", "script", str(folder / "project.ipynb")], check=True, capture_output=True)
     return folder / "project.py"
 
 

@@ -102,7 +102,9 @@ def test_definitions_have_no_hidden_inputs(nb):
 
 @pytest.fixture(scope="module")
 def saved():
-    return [cell for cell in nbformat.read(ROOT / "project.ipynb", as_version=4).cells if cell.cell_type == "code"]
+    notebook = nbformat.read(ROOT / "project.ipynb", as_version=4)
+    assert notebook.metadata.language_info.file_extension == ".py"  # or `nbconvert --to script` would write project.txt
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
 def test_saved_outputs_are_of_one_run_and_name_no_path(saved):
@@ -135,6 +137,19 @@ def test_readme_results_are_those_of_metrics():
             assert round(float(value), digits) == float(number.replace(",", ".")), key
             checked += 1
     assert checked >= 6
+
+
+def test_first_screen_quotes_the_saved_run():
+    """Decimals and percentages of the first cell's table of results are those of metrics.json or of one of the tables, rounded."""
+    screen = nbformat.read(ROOT / "project.ipynb", as_version=4).cells[0].source
+    table = "\n".join(line for line in screen.partition("с чем сравнить")[2].partition("\n\n")[0].splitlines())
+    files = (Path("artifacts/metrics.json"), Path("artifacts/ablations.csv"))
+    known = {float(number) for path in files for number in re.findall(r"\d+\.\d+", path.read_text(encoding="utf-8"))}
+    decimals, percents = re.findall(r"\d,\d{3}", table), re.findall(r"(\d+) %", table)
+    assert len(decimals) >= 6 and len(percents) >= 2
+    assert {number for number in decimals if float(number.replace(",", ".")) not in {round(value, 3) for value in known}} == set()
+    checks = json.loads(files[0].read_text(encoding="utf-8"))["sft"]["checks"]
+    assert {int(number) for number in percents} <= {round(100 * shares["ended"]) for shares in checks.values()}
 
 
 def test_readme_comparisons_are_those_of_the_tables():

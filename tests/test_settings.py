@@ -25,7 +25,7 @@ def test_settings_override_the_profile_and_auto_does_not(nb):
     cfg = nb["make_config"]("smoke", corpus="x.zip", artifacts_dir="out", sft_model="auto", seed="7", epochs="3", device_batch="2", data_dir="")
     assert (cfg.corpus, cfg.artifacts_dir, cfg.sft_model, cfg.seed, cfg.epochs, cfg.device_batch, cfg.data_dir) == (
         "x.zip", Path("out"), "out/pretrain", 7, 3, 2, Path("data"))
-    assert nb["make_config"]("smoke", sft_model="gpt").sft_model == "gpt" and nb["make_config"]("full", epochs="auto").epochs == 12
+    assert nb["make_config"]("smoke", sft_model="gpt").sft_model == "gpt" and nb["make_config"]("full", epochs="auto").epochs == nb["Config"]().epochs
 
 
 @pytest.mark.parametrize("setting, value", [("EPOCHS", "-1"), ("EPOCHS", "abc"), ("EPOCHS", "0"), ("EPOCHS", "2.5"), ("DEVICE_BATCH", "-3"),
@@ -134,6 +134,11 @@ def test_section_0_refuses_in_a_sentence(notebook, nb, tmp_path, settings, words
     settings = {name: value.format(**paths) for name, value in settings.items()}
     message = last_line(run_forked(notebook, nb, [0], tmp_path / "out", **settings))
     assert all(word.format(**paths) in message for word in words), message
+
+
+def test_settings_of_the_environment_reach_the_run(notebook, nb, tmp_path):
+    run = run_forked(notebook, nb, [0], tmp_path / "out", EPOCHS="3", SEED="7", DEVICE_BATCH="2")
+    assert run.returncode == 0 and "эпох 3, зерно 7" in run.stdout
 
 
 def test_own_rows_need_two_columns(nb, tmp_path):

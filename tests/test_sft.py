@@ -233,6 +233,15 @@ def test_the_best_epoch_is_kept(nb, base, tmp_path):
     assert min(losses) < losses[-1] - 0.01 and nb["answer_scores"](model, other)[0] == pytest.approx(min(losses), abs=1e-3)
 
 
+def test_a_loss_that_is_no_number_stops_sft(nb, base, tmp_path):
+    model, tokenizer = nb["load_chat_model"](str(base))
+    rows = tokenized(nb, tokenizer, [ROW])
+    cfg = replace(nb["make_config"]("smoke", artifacts_dir=str(tmp_path)), sft_batch_size=1, sft_epochs=12, sft_learning_rate=1e30)
+    with pytest.raises(FloatingPointError, match="learning_rate"):
+        nb["resume"](nb["make_sft_trainer"](model, tokenizer, nb["DatasetDict"]({"train": rows, "validation": rows}), cfg,
+                                            nb["Hardware"]("CPU", False, "fp32", False, 8.0)))
+
+
 def test_another_run_has_another_folder(nb, base, tmp_path):
     def folder(output: str, **changes) -> str:
         nb["torch"].manual_seed(1)

@@ -2,6 +2,7 @@
 import random
 
 import pytest
+from conftest import run_sections
 
 REAL_NAMES = """
 Bulgakov_BelayaGvardiya Bulgakov_Diavoliada Bulgakov_Master Bulgakov_RokovyeYaytsa Bulgakov_TeatralnyjRoman
@@ -146,6 +147,19 @@ def test_leak_is_measured_and_loud(nb):
     assert 0 < nb["leaked_share"](train, {"B": f"{held_out['B']}\n{one}"}) < 0.001
     with pytest.raises(ValueError, match="Утечка"):
         nb["leaked_share"](train, {"B": f"{held_out['B']}\n{make_paragraph(5)}"})
+
+
+def test_a_leak_stops_the_notebook(notebook, nb, tmp_path):
+    """A quotation that is no repeat: fifteen words of a training work inside a long paragraph of a test work."""
+    names = [f"{letter}_Rasskaz" for letter in "ABCDEFGHIJKL"]
+    split, texts = nb["split_works"](names), {name: make_paragraph(i).capitalize() for i, name in enumerate(names)}
+    quoted, quoting = (next(name for name in names if split[name] == part) for part in ("train", "test"))
+    texts[quoting] = f"{make_paragraph(50)[:-1]} {' '.join(texts[quoted].split()[20:35])} {make_paragraph(51)}".capitalize()
+    (tmp_path / "own").mkdir()
+    for name, text in texts.items():
+        (tmp_path / "own" / f"{name}.txt").write_text(text, encoding="utf-8")
+    run = run_sections(notebook, range(4), tmp_path / "out", CORPUS=tmp_path / "own")
+    assert run.returncode == 1 and "ValueError: Утечка" in run.stderr.splitlines()[-1] and "Что убрано как повтор" in run.stdout
 
 
 def test_leak_across_line_breaks(nb):
