@@ -149,7 +149,7 @@ def test_first_screen_quotes_the_saved_run():
     assert len(decimals) >= 6 and len(percents) >= 2
     assert {number for number in decimals if float(number.replace(",", ".")) not in {round(value, 3) for value in known}} == set()
     checks = json.loads(files[0].read_text(encoding="utf-8"))["sft"]["checks"]
-    assert {int(number) for number in percents} <= {round(100 * shares["ended"]) for shares in checks.values()}
+    assert {int(number) for number in percents} <= {round(100 * shares[name]) for shares in checks.values() for name in ("ended", "no_loops")}
 
 
 def test_readme_comparisons_are_those_of_the_tables():
