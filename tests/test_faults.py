@@ -107,7 +107,7 @@ def test_killed_run_goes_on_and_ends_alike(notebook, smoke, tmp_path):
     """Killed in the first stage and again in the second: each start skips what is done, and the result is that of a whole run."""
     for stage in ("pretrain", "sft"):
         process = start_sections(notebook, None, tmp_path, OMP_NUM_THREADS=2)
-        kill_after(process, tmp_path, stage, 4)
+        kill_after(process, tmp_path, stage, 2)
     run = finish(start_sections(notebook, None, tmp_path, OMP_NUM_THREADS=2))
     assert run.returncode == 0, run.stderr[-2000:]
     assert run.stdout.count("Продолжаю с checkpoint-") >= 2
