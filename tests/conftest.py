@@ -22,7 +22,7 @@ SETTINGS = ("PROFILE", "CORPUS", "SFT_MODEL", "SFT_DATASET", "DATA_DIR", "ARTIFA
 for name in SETTINGS:
     os.environ.pop(name, None)  # the tests' own settings, not those of the shell
 os.chdir(ROOT)
-os.environ |= {"HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg"}
+os.environ |= {"HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg", "OMP_WAIT_POLICY": "PASSIVE"}  # waiting threads sleep
 
 
 def is_definition(cell) -> bool:
