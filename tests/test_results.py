@@ -187,9 +187,9 @@ def test_answers_and_checks_of_the_second_stage_stand_where_they_belong(nb, run,
     models = {when: nb["load_chat_model"](run.folder / stage) for when, stage in (("before", "pretrain"), ("after", "sft"))}
     nats = {(whose, when): nats_of(nb, *models[whose], answers[when]) for whose in models for when in answers}
     assert nats["after", "after"] < nats["before", "after"] - 0.1 and nats["before", "before"] < nats["after", "before"] - 0.1
-    shown = [text for *_, text in table(smoke, "вопрос", "когда", "ответ")]
-    assert shown[0::2] == answers["before"] and shown[1::2] == answers["after"]
-    assert [text for _, text in table(smoke, "вопрос", "начало ответа до SFT")] == [text[:300] for text in answers["before"]]
+    shown = [text for *_, text in table(smoke, "вопрос", "чей ответ", "ответ")]
+    assert shown[0::3] == nb["SAMPLE_AFTER"] and shown[1::3] == answers["before"] and shown[2::3] == answers["after"]
+    assert [text for _, text in table(smoke, "вопрос", "ответ до SFT")] == answers["before"]
 
     columns = ("before_greedy", "after_greedy", "before", "after")
     assert sft["checks"]["after"] != sft["checks"]["after_greedy"]  # a tiny model loops without sampling
