@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from datasets import concatenate_datasets
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +46,6 @@ def fresh(nb, cfg, tokenizer, seed: int = 7):
     return nb["build_model"](cfg, tokenizer)
 
 
-@pytest.fixture
-def lessons(nb, cpu, tokenizer, texts):
-    """lessons(cfg, …): what an untrained teacher says of the blocks that `train` trains on."""
-    def ask(cfg, blocks=None, hardware=cpu):
-        blocks = blocks or nb["pack_texts"](texts[0], tokenizer, cfg.context_length).select(range(20))
-        return nb["ask_teacher"](fresh(nb, cfg, tokenizer, 9), blocks, cfg.distillation, hardware)
-    return ask
-
-
 def same_weights(nb, first, second, **tolerance) -> bool:
     compare = nb["torch"].allclose if tolerance else nb["torch"].equal
     return all(compare(a, b, **tolerance) for a, b in zip(first.parameters(), second.parameters()))
@@ -65,15 +55,14 @@ def same_weights(nb, first, second, **tolerance) -> bool:
 
 @pytest.mark.parametrize("taught", [False, True], ids=["alone", "teacher"])
 @pytest.mark.parametrize("at_once", [1, 4])
-def test_training_takes_the_steps_written_by_hand(nb, quick, cpu, tokenizer, train, lessons, taught, at_once):
+def test_training_takes_the_steps_written_by_hand(nb, quick, cpu, tokenizer, train, taught, at_once):
     """Equal blocks, so that their order is nothing: warmup and linear decay, clipping, the mixed loss per token, both optimizers."""
     torch, cfg = nb["torch"], replace(quick, dropout=0.0, epochs=5, device_batch=at_once)
     block = nb["pack_texts"](["Поезд ушел, а мы остались на пустом перроне."], tokenizer, cfg.context_length)
-    blocks = concatenate_datasets([block] * 16)
-    trainer = train(cfg, blocks=blocks, taught=lessons(cfg, blocks) if taught else None)
+    teacher = nb["frozen_copy"](fresh(nb, cfg, tokenizer, 9), cpu) if taught else None
+    trainer = train(cfg, blocks=nb["datasets"].concatenate_datasets([block] * 16), teacher=teacher)
 
     model, batch, losses = fresh(nb, cfg, tokenizer).train(), block.with_format("torch")[:], []
-    teacher = fresh(nb, cfg, tokenizer, 9).eval().requires_grad_(False)
     optimizer = nb["make_optimizer"](model, cfg, cpu)
     rates, kept = [group["lr"] for group in optimizer.param_groups], batch["labels"][0, 1:] != -100
     for step in range(20):
@@ -83,16 +72,14 @@ def test_training_takes_the_steps_written_by_hand(nb, quick, cpu, tokenizer, tra
         hard = log_probabilities.gather(-1, batch["input_ids"][0, 1:, None])[:, 0]
         loss = -hard[kept].mean()
         if taught:
-            likely = teacher(batch["input_ids"]).logits[0, :-1].softmax(-1).topk(32)
-            weights = 0.3 * likely.values.half().float()  # stored in half precision
-            soft = (weights * log_probabilities.gather(-1, likely.indices)).sum(-1)
-            loss = -((1 - weights.sum(-1)) * hard + soft)[kept].mean()
+            soft = (teacher(batch["input_ids"]).logits[0, :-1].softmax(-1) * log_probabilities).sum(-1)
+            loss = -(0.7 * hard + 0.3 * soft)[kept].mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    assert nb["history"](trainer, "loss") == pytest.approx([losses[0], sum(losses[1:10]) / 9, sum(losses[10:]) / 10], rel=1e-3)
+    assert nb["history"](trainer, "loss") == pytest.approx([sum(losses[:10]) / 10, sum(losses[10:]) / 10], rel=1e-3)
     last = nb["LlamaForCausalLM"].from_pretrained(Path(trainer.args.output_dir) / "checkpoint-20")  # the trainer ends with the best epoch
     assert same_weights(nb, last, model, atol=2e-3) and not same_weights(nb, last, fresh(nb, cfg, tokenizer), atol=2e-2)
 
@@ -101,7 +88,7 @@ def test_rates_rise_shortly_and_fall_to_nothing(nb, quick, train):
     trainer = train(replace(quick, epochs=8))  # 40 steps, two of them warmup
     groups = trainer.optimizer.param_groups
     assert [group["initial_lr"] for group in groups] == [0.02, 4e-3, 4e-3] and [group["lr"] for group in groups] == [0.0] * 3
-    assert nb["history"](trainer, "learning_rate") == pytest.approx([0.0] + [0.02 * (40 - step) / 38 for step in (9, 19, 29, 39)])
+    assert nb["history"](trainer, "learning_rate") == pytest.approx([0.02 * (40 - step) / 38 for step in (9, 19, 29, 39)])
     assert trainer.state.global_step == 40 and len(nb["history"](trainer, "eval_loss")) == 8
 
 
@@ -124,7 +111,7 @@ def test_a_loss_that_is_no_number_stops_the_training(nb, quick, train):
 def test_every_random_choice_follows_the_seed(nb, quick, train, tokenizer):
     """Equal first weights: another seed gives another order of blocks, and among equal blocks other dropout; the same seed repeats both."""
     block = nb["pack_texts"](["Поезд ушел, а мы остались на пустом перроне."], tokenizer, quick.context_length)
-    equal = concatenate_datasets([block] * 16)
+    equal = nb["datasets"].concatenate_datasets([block] * 16)
 
     def losses(seed, dropout, blocks=None):
         cfg = replace(quick, seed=seed, dropout=dropout, epochs=3)
@@ -157,10 +144,11 @@ def test_a_finished_stage_is_not_trained_again(nb, quick, train, capsys):
     assert nb["history"](again, "eval_loss") == nb["history"](whole, "eval_loss") and again.state.global_step == 10
 
 
-def test_a_cut_training_goes_on_from_the_last_whole_checkpoint(nb, quick, train, capsys):
+@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_text(file.read_text()[:90])], ids=["absent", "cut"])
+def test_a_cut_training_goes_on_from_the_last_whole_checkpoint(nb, quick, train, capsys, damage):
     """Dropout, the order of the blocks and the state of both optimizers go on as if nothing had happened."""
     whole = train(quick, callbacks=[nb["PromptCallback"](nb["TEST_PROMPTS"][:2], 5)])
-    (Path(whole.args.output_dir) / "checkpoint-10" / "trainer_state.json").unlink()
+    damage(Path(whole.args.output_dir) / "checkpoint-10" / "trainer_state.json")
     capsys.readouterr()
     resumed = train(quick, callbacks=[nb["PromptCallback"](nb["TEST_PROMPTS"][:2], 5)])
     printed = capsys.readouterr().out
@@ -175,8 +163,8 @@ OTHER = {str: "x", int: 77, float: 0.77}
 
 def test_the_folder_is_named_by_all_that_changes_the_result(nb, quick, tokenizer):
     """Every setting, but those that say where or how many at a time; the model's shape, its first weights, the data, the stage."""
-    def folder(cfg=quick, stage="pretrain", model=fresh(nb, quick, tokenizer), tokens=(1, 2, 3)):
-        return nb["checkpoint_folder"](stage, cfg, model, nb["Dataset"].from_dict({"input_ids": [[*tokens], [5]]}))
+    def folder(cfg=quick, stage="pretrain", model=fresh(nb, quick, tokenizer), data=b"123"):
+        return nb["checkpoint_folder"](stage, cfg, model, data)
     settings = {field.name: replace(quick, **{field.name: OTHER.get(type(getattr(quick, field.name)), Path("elsewhere"))})
                 for field in fields(quick)}
     free = {"device_batch", "data_dir", "artifacts_dir"}
@@ -184,8 +172,8 @@ def test_the_folder_is_named_by_all_that_changes_the_result(nb, quick, tokenizer
     zeroed, deeper = fresh(nb, quick, tokenizer), fresh(nb, replace(quick, num_hidden_layers=2), tokenizer)
     nb["torch"].nn.init.zeros_(zeroed.model.embed_tokens.weight)
     deeper.load_state_dict(fresh(nb, quick, tokenizer).state_dict(), strict=False)
-    others = [folder(model=zeroed), folder(model=deeper), folder(tokens=(1, 2, 4)), folder(stage="teacher")]
-    assert len({folder(), *others}) == 5 and folder() == folder(model=fresh(nb, quick, tokenizer))
+    others = [folder(model=zeroed), folder(model=deeper), folder(data=b"124"), folder(stage="teacher"), folder(model=None)]
+    assert len({folder(), *others}) == 6 and folder() == folder(model=fresh(nb, quick, tokenizer))
     assert folder().parent == quick.artifacts_dir / "checkpoints" and folder().name.startswith("pretrain-")
 
 
@@ -195,12 +183,21 @@ def test_training_on_other_blocks_does_not_take_the_checkpoints(nb, quick, train
     assert "Продолжаю" not in capsys.readouterr().out
 
 
+def test_whole_checkpoints_are_told_from_cut_ones(nb, tmp_path):
+    states = {"whole": json.dumps({"epoch": 1}), "cut": '{"epoch": 1, "log', "empty": ""}
+    for name, text in states.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "trainer_state.json").write_text(text)
+    assert [nb["is_whole"](tmp_path / name) for name in (*states, "absent")] == [True, False, False, False]
+
+
 # Evaluation
 
 @pytest.mark.parametrize("at_once", [1, 4])
-def test_evaluation_counts_every_token_once(nb, quick, train, tokenizer, lessons, texts, at_once):
+def test_evaluation_counts_every_token_once(nb, quick, cpu, train, tokenizer, texts, at_once):
     """Dropout off, the teacher out of it, blocks of unequal length: per token and per character as the scores of section 6."""
-    trainer = train(replace(quick, epochs=1, dropout=0.5, device_batch=at_once), taught=lessons(quick))
+    teacher = nb["frozen_copy"](fresh(nb, quick, tokenizer, 9), cpu)
+    trainer = train(replace(quick, epochs=1, dropout=0.5, device_batch=at_once), teacher=teacher)
     scores = trainer.evaluate()
     model, nats, count = trainer.model.eval(), 0.0, 0
     for row in nb["pack_texts"](texts[1], tokenizer, 48)["input_ids"]:
@@ -305,10 +302,10 @@ def test_residual_is_bf16_only_where_training_computes_in_bf16(nb, quick, tokeni
     assert embeddings.train()(ids).dtype == torch.float32
 
 
-def test_bf16_training_learns_and_leaves_no_autocast(nb, quick, train, tokenizer, lessons, texts):
+def test_bf16_training_learns_and_leaves_no_autocast(nb, quick, train, tokenizer, texts):
     """On a CPU in bf16: the loss falls, the weights stay fp32, and scores afterwards are in fp32."""
     bf16 = nb["Hardware"]("CPU", False, "bf16", False, 8.0)
-    trainer = train(replace(quick, epochs=6, dropout=0.0), hardware=bf16, taught=lessons(quick, hardware=bf16))
+    trainer = train(replace(quick, epochs=6, dropout=0.0), hardware=bf16, teacher=nb["frozen_copy"](fresh(nb, quick, tokenizer, 9), bf16))
     losses = nb["history"](trainer, "eval_loss")
     assert min(losses) < losses[0] - 0.05 and trainer.model.dtype == nb["torch"].float32 and trainer.args.bf16 and not trainer.args.fp16
     plain = fresh(nb, quick, tokenizer)
@@ -435,49 +432,36 @@ def test_each_weight_gets_its_optimizer_rate_and_decay(nb, quick, cpu, tokenizer
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_mixed_loss_by_hand(nb, share):
-    """Two rows, one of them padded: `share` of three tokens' probabilities is the teacher's, the true token gets the rest."""
+    """Two rows, one of them padded: (1 - share) of the true token's and `share` of the teacher's cross-entropy, summed over targets."""
     torch = nb["torch"]
     torch.manual_seed(0)
-    logits, labels, taught = torch.randn(2, 6, 11), torch.randint(11, (2, 6)), torch.randn(2, 6, 11).softmax(-1).topk(3)
+    logits, taught, labels = torch.randn(2, 6, 11), torch.randn(2, 6, 11), torch.randint(11, (2, 6))
     labels[0, 3:] = -100
     expected = 0.0
     for row in range(2):
         for i in range(5):
             if labels[row, i + 1] != -100:
-                student, target = logits[row, i].log_softmax(-1), torch.zeros(11)
-                target[taught.indices[row, i]] = share * taught.values[row, i]
-                target[labels[row, i + 1]] += 1 - target.sum()
-                expected -= (target * student).sum().item()
-    found = nb["mixed_loss"](logits, labels, taught.indices.short(), share * taught.values)
-    assert found.item() == pytest.approx(expected, rel=1e-5)
+                student, teacher = logits[row, i].log_softmax(-1), taught[row, i].softmax(-1)
+                expected -= (1 - share) * student[labels[row, i + 1]].item() + share * (teacher * student).sum().item()
+    assert nb["mixed_loss"](logits, taught, labels, share).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_teacher_stays_as_it_was(nb, quick, cpu, train, tokenizer):
+    """A copy without dropout, gradients or training mode, the same after a training; and the student does learn from it."""
+    torch, source = nb["torch"], fresh(nb, quick, tokenizer, 9)
+    nb["add_dropout"](source, 0.5)
+    teacher = nb["frozen_copy"](source.train(), cpu)
+    ids = torch.randint(4, len(tokenizer), (2, 16))
+    with torch.no_grad():
+        before = teacher(ids).logits
+        assert torch.allclose(before, source.eval()(ids).logits, atol=1e-5) and torch.equal(before, teacher(ids).logits)
+    trainer = train(quick, teacher=teacher)
+    assert torch.equal(before, teacher(ids).logits) and not teacher.training and not any(p.requires_grad for p in teacher.parameters())
+    alone = train(replace(quick, artifacts_dir=quick.artifacts_dir / "alone"))
+    assert not same_weights(nb, trainer.model, alone.model, atol=1e-4)
 
 
 @pytest.mark.parametrize("precision, dtype", [("bf16", "bfloat16"), ("fp16", "float16"), ("fp32", "float32")])
-def test_the_teacher_is_asked_once_without_dropout_in_the_precision_of_the_card(nb, quick, tokenizer, texts, precision, dtype):
-    """More blocks than it answers at a time, in their order: its likeliest tokens and a share of their probabilities."""
-    torch, teacher = nb["torch"], fresh(nb, quick, tokenizer, 9)
-    nb["add_dropout"](teacher.train(), 0.5)
-    blocks = concatenate_datasets([nb["pack_texts"](texts[0], tokenizer, 48)] * 3)
-    tokens, weights = nb["ask_teacher"](teacher, blocks, 0.3, nb["Hardware"]("", False, precision, False, 8.0), 5)
-    assert teacher.dtype == getattr(torch, dtype) and len(blocks) > 32
-    with torch.no_grad():
-        likely = teacher(torch.tensor(blocks["input_ids"][:])).logits.float().softmax(-1)
-    assert tokens.shape == weights.shape == (len(blocks), 48, 5)
-    assert torch.allclose(weights.float(), 0.3 * likely.gather(-1, tokens.long()), rtol=0.02, atol=0)
-    assert torch.allclose(weights.float(), 0.3 * likely.topk(5).values, rtol=0.02, atol=0)
-
-
-def test_the_student_learns_from_what_the_teacher_said_of_its_blocks(nb, quick, train, tokenizer, texts, lessons):
-    """Another student than without a teacher; the loss of two blocks takes the words spoken of these two."""
-    torch, taught = nb["torch"], lessons(quick)
-    trainer = train(quick, taught=taught)
-    alone = train(replace(quick, artifacts_dir=quick.artifacts_dir / "alone"))
-    assert not same_weights(nb, trainer.model, alone.model, atol=1e-4)
-    blocks = nb["pack_texts"](texts[0], tokenizer, quick.context_length).with_format("torch")
-    model, batch = trainer.model.eval(), blocks[[7, 3]]
-    with torch.no_grad():
-        loss = trainer.compute_loss(model, batch | {"row": torch.tensor([7, 3])}, num_items_in_batch=10)
-        logits = model(batch["input_ids"]).logits
-    expected = nb["mixed_loss"](logits, batch["labels"], *(part[[7, 3]] for part in taught)) / 10
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    assert loss.item() != pytest.approx(nb["mixed_loss"](logits, batch["labels"], *(part[[3, 7]] for part in taught)).item() / 10, rel=1e-5)
+def test_the_teacher_has_the_precision_of_the_card(nb, quick, tokenizer, precision, dtype):
+    copied = nb["frozen_copy"](fresh(nb, quick, tokenizer), nb["Hardware"]("", False, precision, False, 8.0))
+    assert {p.dtype for p in copied.parameters()} == {getattr(nb["torch"], dtype)}
