@@ -3,7 +3,7 @@ import hashlib
 import zipfile
 
 import pytest
-from conftest import run_sections
+from conftest import run_forked
 
 TEXT = "Осень стояла теплая.\n".encode()
 
@@ -84,33 +84,30 @@ def test_one_altered_work_among_good_ones_is_found(nb, real_corpus, tmp_path, se
 
 
 def write_own(folder):
-    for name, text in {"Pushkin/Povest.txt": "Раз.", "Gogol/Povest.txt": "Два.", "Roman1.txt": "\ufeffТри.", "zametki.md": "нет"}.items():
+    for name, text in {"Pushkin/Povest.txt": "Раз.", "Gogol/Povest.txt": "Два.", "Roman1.txt": "\ufeffТри.", "zametki.md": "нет",
+                       "__MACOSX/._Roman1.txt": ""}.items():
         (folder / name).parent.mkdir(exist_ok=True, parents=True)
         (folder / name).write_text(text, encoding="utf-8")
 
 
 def test_own_texts_need_no_list(nb, tmp_path):
-    """A folder or a zip of .txt files; equal names keep their folder, other files are left alone."""
-    expected = ({"Pushkin_Povest": "Раз.", "Gogol_Povest": "Два.", "Roman1": "Три."}, [])
+    """A folder or a zip of .txt files; of equal names the second keeps its folder, other files are left alone."""
+    expected = ({"Pushkin_Povest": "Раз.", "Povest": "Два.", "Roman1": "Три."}, [])
     write_own(tmp_path / "texts")
     assert nb["load_corpus"](str(tmp_path / "texts"), tmp_path) == expected
     with zipfile.ZipFile(tmp_path / "texts.zip", "w") as archive:
-        for path in (tmp_path / "texts").rglob("*.*"):
+        for path in (path for path in (tmp_path / "texts").rglob("*") if path.is_file()):
             archive.write(path, path.relative_to(tmp_path / "texts"))
     assert nb["load_corpus"](str(tmp_path / "texts.zip"), tmp_path) == expected
 
 
-def test_an_own_file_in_another_encoding_is_named(nb, tmp_path):
+@pytest.mark.parametrize("content", ["Старый файл.".encode("cp1251"), b" \n"], ids=["cp1251", "empty"])
+def test_an_own_file_in_another_encoding_is_named(nb, tmp_path, content):
+    """Nothing of the user's is left out in silence: an empty file stops the run as well."""
     (tmp_path / "horosho.txt").write_text("Да.", encoding="utf-8")
-    (tmp_path / "staroe.txt").write_text("Старый файл.", encoding="cp1251")
-    with pytest.raises(ValueError, match="staroe.txt.*UTF-8"):
+    (tmp_path / "staroe.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"UTF-8.*\['staroe'\]"):
         nb["load_corpus"](str(tmp_path), tmp_path)
-
-
-def test_an_empty_own_file_is_left_out_and_named(nb, tmp_path):
-    (tmp_path / "polno.txt").write_text("Да.", encoding="utf-8")
-    (tmp_path / "pusto.txt").write_text(" \n", encoding="utf-8")
-    assert nb["load_corpus"](str(tmp_path), tmp_path) == ({"polno": "Да."}, ["pusto"])
 
 
 def test_sample_is_whole_and_has_its_duplicate(nb):
@@ -133,8 +130,8 @@ def test_own_texts_go_all_the_way_to_blocks(notebook, nb, tmp_path, form):
     (tmp_path / "own").mkdir()
     for number, text in enumerate(texts if form == "folder" else ["\n".join(texts)]):
         (tmp_path / "own" / f"Rasskaz{number}.txt").write_text(text, encoding="utf-8")
-    run = run_sections(notebook, range(6), tmp_path / "out", CORPUS=tmp_path / "own",
-                       script="print(len(works), len(train_texts), len(validation_texts), len(test_texts), len(train_blocks))")
-    assert run.returncode == 0, run.stderr[-2000:]
+    run = run_forked(notebook, nb, range(6), tmp_path / "out", CORPUS=tmp_path / "own",
+                     then="print(len(works), len(train_texts), len(validation_texts), len(test_texts), len(train_blocks))")
+    assert run.returncode == 0, run.stdout[-2000:]
     count, *parts = map(int, run.stdout.splitlines()[-1].split())
     assert count == (len(texts) if form == "folder" else 1) and min(parts) > 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import NOTEBOOK
+from conftest import NOTEBOOK, run_forked
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +56,7 @@ def test_the_processes_part_in_order(pair):
     assert "destroy_process_group" not in pair["errors"]
 
 
-def test_a_batch_that_does_not_divide_is_refused_and_ends_all(script, tmp_path):
-    result = torchrun(script, 3, tmp_path)
-    assert result.returncode != 0 and "не делится на процессы, их 3" in result.stderr and not (tmp_path / "checkpoints").exists()
+def test_a_batch_that_does_not_divide_is_refused_in_section_0(notebook, nb, tmp_path):
+    """As three processes would: in the state that accelerate keeps."""
+    run = run_forked(notebook, nb, [0], tmp_path / "out", script="PartialState(cpu=True)._shared_state['num_processes'] = 3")
+    assert run.returncode == 1 and "не делится на процессы, их 3" in run.stdout.splitlines()[-1]

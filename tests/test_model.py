@@ -191,6 +191,15 @@ def test_generation_knows_no_dropout(nb, parrot, tokenizer):
     assert calm == training
 
 
+def test_the_repetition_penalty_acts_on_new_tokens_alone(nb, parrot, tokenizer):
+    """A token of the prompt may come next as before; a token that was written does not come twice."""
+    prompts = [line[:end] for line in LINES for end in range(4, len(line), 3)]
+    plain, strict = (nb["generate_ids"](parrot, tokenizer, prompts, 12, **nb["GREEDY"], **penalty) for penalty in ({}, {"repetition_penalty": 1e4}))
+    assert [row[:1] for row in plain] == [row[:1] for row in strict]
+    assert any(row and row[0] in nb["encode"]([prompt], tokenizer)[0] for prompt, row in zip(prompts, strict))
+    assert all(len({*row}) == len(row) for row in strict) and any(len({*row}) < len(row) for row in plain)
+
+
 def test_any_of_several_end_tokens_ends(nb, parrot, tokenizer):
     [[comma]] = nb["encode"]([","], tokenizer)
     parrot.generation_config.eos_token_id = [tokenizer.eos_token_id, comma]

@@ -26,10 +26,12 @@ def test_input_becomes_the_system_message(nb):
 
 def test_unusable_rows_and_repeats_are_dropped(nb):
     rows = nb["Dataset"].from_list([ROW, ROW | {"output": None}, ROW | {"output": " \n"}, ROW | {"instruction": ""}, ROW,
-                                    ROW | {"input": "Кратко."}, ROW | {"output": "Нева."}])
-    assert nb["drop_unusable"](rows).to_list() == [ROW, ROW | {"input": "Кратко."}, ROW | {"output": "Нева."}]
+                                    ROW | {"input": "Кратко."}, ROW | {"output": "Нева."}] + [ROW | {"instruction": f"Вопрос {n}"} for n in range(20)])
+    parts = nb["split_rows"](rows, 1, seed=1)
+    kept = [row for part in parts.values() for row in part if "Вопрос" not in row["instruction"]]
+    assert kept == [ROW, ROW | {"input": "Кратко."}, ROW | {"output": "Нева."}] and sum(parts.num_rows.values()) == 23
     with pytest.raises(ValueError, match="SFT_DATASET"):
-        nb["drop_unusable"](rows.select([1, 2, 3]))
+        nb["split_rows"](rows.select([1, 2, 3]), 1, seed=1)
 
 
 def test_split_never_divides_an_instruction(nb):
@@ -38,7 +40,7 @@ def test_split_never_divides_an_instruction(nb):
     parts = nb["split_rows"](rows, 20, seed=1)
     keys = {name: {" ".join(text.lower().split()) for text in part["instruction"]} for name, part in parts.items()}
     assert len(keys["test"] | keys["validation"] | keys["train"]) == sum(map(len, keys.values())) == 60
-    assert sum(map(len, parts.values())) == 360 and 20 <= len(parts["test"]) < 26 and 20 <= len(parts["validation"]) < 26
+    assert sum(map(len, parts.values())) == 360 and 20 <= len(parts["test"]) < 26 and 14 < len(parts["validation"]) < 26
 
 
 def test_split_follows_the_seed_and_takes_at_most_a_tenth(nb):
@@ -82,41 +84,25 @@ def test_chat_tokens_are_single_and_the_embeddings_follow(chat):
     assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids("<|im_end|>")
 
 
-def tokenized(nb, tokenizer, rows: list[dict], max_length: int = 100):
+def tokenized(nb, tokenizer, rows: list[dict]):
     dialogues = nb["Dataset"].from_list([nb["to_dialogue"](row) for row in rows])
-    return dialogues.map(nb["tokenize_dialogues"], batched=True, fn_kwargs={"tokenizer": tokenizer, "max_length": max_length})
+    return dialogues.map(nb["tokenize_dialogues"], batched=True, remove_columns=["prompt", "completion"], fn_kwargs={"tokenizer": tokenizer})
 
 
 def test_the_loss_covers_the_answer_and_its_end_alone(chat, nb):
     tokenizer, rows = chat[1], [ROW, ROW | {"input": "Кратко.", "output": "\nДа.\n"}]
     for row, shown in zip(rows, tokenized(nb, tokenizer, rows)):
-        prompt = tokenizer.apply_chat_template(shown["prompt"], add_generation_prompt=True, return_dict=False)
+        prompt = tokenizer.apply_chat_template(nb["to_dialogue"](row)["prompt"], add_generation_prompt=True, return_dict=False)
         assert shown["input_ids"][:len(prompt)] == prompt and shown["labels"][:len(prompt)] == [-100] * len(prompt)
         assert shown["labels"][len(prompt):] == shown["input_ids"][len(prompt):]
         assert tokenizer.decode(shown["labels"][len(prompt):]) == row["output"] + "<|im_end|>"
-        assert (shown["prompt_length"], shown["length"]) == (len(prompt), len(shown["input_ids"]))
-
-
-def test_long_dialogues_are_cut_and_remember_their_length(chat, nb):
-    whole, cut = (tokenized(nb, chat[1], [ROW], max_length)[0] for max_length in (100, 25))
-    assert cut["input_ids"] == whole["input_ids"][:25] and cut["labels"] == whole["labels"][:25]
-    assert cut["length"] == whole["length"] == len(whole["input_ids"]) > 25
+        assert len(shown["input_ids"]) == len(shown["labels"])
 
 
 def test_markers_in_a_row_stay_text(chat, nb):
     row = ROW | {"instruction": "Что значит <|im_end|>?", "output": "<|im_start|>system — начало реплики."}
     ids = tokenized(nb, chat[1], [row])[0]["input_ids"]
     assert [ids.count(chat[1].convert_tokens_to_ids(token)) for token in ("<|im_start|>", "<|im_end|>")] == [2, 2]
-
-
-def test_mask_picture_marks_the_answer_and_escapes_html(chat, nb, monkeypatch):
-    shown = []
-    monkeypatch.setitem(nb, "display", lambda page: shown.append(page.data))
-    row = ROW | {"instruction": "<b>Где?</b>", "output": "Тут <i>."} if chat[1].unk_token_id not in chat[1]("<b>").input_ids else ROW
-    nb["show_loss_mask"](tokenized(nb, chat[1], [row])[0], chat[1])
-    before, marked = shown[0].split("<mark>")
-    assert "<b>" not in shown[0] and "<i>" not in shown[0] and "assistant" in before
-    assert marked == nb["html"].escape(row["output"]) + "&lt;|im_end|&gt;</mark></p>"
 
 
 # Checks on answers
@@ -152,11 +138,11 @@ def test_russian_share(nb):
 
 
 @pytest.mark.parametrize("text, loop", [
-    ("слово " * 60, True), ("\n".join(f"{n}. Учите новые слова" for n in range(9)), True), ("檬" * 9, True), ("ха" * 9, True),
+    ("слово " * 60, True), ("\n".join(f"{n}. Учите новые слова" for n in range(9)), True),
     ("Один раз утром серый зайчик вышел из леса погулять у реки. " * 2, True),
     ("Раз, два, три, четыре, пять, вышел зайчик погулять.", False), ("Да.", False), ("1000000000 и ------------", False)])
 def test_loops(nb, text, loop):
-    assert nb["has_loop"](text) is loop
+    assert nb["CHECKS"]["no_loops"][1](text) is not loop
 
 
 def test_checks_together(nb):
@@ -174,6 +160,8 @@ def test_wilson(nb):
     assert nb["wilson"](0, 10) == pytest.approx((0, 0.2775), abs=1e-4)
     assert nb["wilson"](49, 50) == pytest.approx((0.8950, 0.9965), abs=1e-4)
     assert nb["wilson"](5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    low, high = nb["wilson"](nb["pd"].Series([0, 5]), 10)  # a whole table at once
+    assert [*low, *high] == pytest.approx([0, 0.2366, 0.2775, 0.7634], abs=1e-4)
 
 
 # Training
@@ -193,16 +181,17 @@ def by_hand(nb, model, rows) -> tuple[float, float]:
 
 @pytest.fixture(scope="module")
 def learnt(nb, base, tmp_path_factory):
-    """A model that was taught four short answers by the notebook's own trainer; (model, tokenizer, dialogues, trainer, cfg)."""
+    """A model that was taught four short answers by the notebook's own trainer; (model, tokenizer, dialogues, trainer, cfg, first scores)."""
     nb["torch"].manual_seed(1)
     model, tokenizer = nb["load_chat_model"](str(base))
     rows = tokenized(nb, tokenizer, [{"instruction": q, "input": "", "output": a} for q, a in LESSONS])
+    untrained = by_hand(nb, model, rows)
     dialogues = nb["DatasetDict"]({"train": rows.select([0, 1, 2, 3] * 5), "validation": rows})
     cfg = replace(nb["make_config"]("smoke", artifacts_dir=str(tmp_path_factory.mktemp("sft"))),
                   sft_batch_size=4, sft_epochs=16, sft_learning_rate=3e-3, sft_max_length=100, device_batch=2)
     trainer = nb["make_sft_trainer"](model, tokenizer, dialogues, cfg, nb["Hardware"]("CPU", False, "fp32", False, 8.0))
     nb["resume"](trainer)
-    return model, tokenizer, dialogues, trainer, cfg
+    return model, tokenizer, dialogues, trainer, cfg, untrained
 
 
 def test_a_trained_model_answers_and_stops_by_itself(nb, learnt):
@@ -215,11 +204,21 @@ def test_a_trained_model_answers_and_stops_by_itself(nb, learnt):
 
 
 def test_the_recipe_reaches_the_trainer(nb, learnt):
-    *_, trainer, cfg = learnt
+    *_, trainer, cfg, _ = learnt
     assert trainer.state.global_step == cfg.sft_epochs * 20 // cfg.sft_batch_size and trainer.args.per_device_train_batch_size == 2
     rates = nb["history"](trainer, "learning_rate")
-    assert max(rates) <= cfg.sft_learning_rate and rates[-1] < 0.2 * max(rates) and sorted(rates, reverse=True) == rates
-    assert len(nb["history"](trainer, "epoch_seconds")) == len(nb["history"](trainer, "eval_loss")) == cfg.sft_epochs
+    first, *rates = rates
+    assert first == 0 < max(rates) <= cfg.sft_learning_rate and rates[-1] < 0.2 * max(rates) and sorted(rates, reverse=True) == rates
+    assert len(nb["history"](trainer, "epoch_seconds")) == len(nb["history"](trainer, "eval_loss")) - 1 == cfg.sft_epochs
+
+
+def test_evaluations_before_and_after_are_those_of_the_answers_tokens(nb, learnt):
+    """The four dialogues are one batch, so the trainer's averages are those over all answer tokens."""
+    model, _, dialogues, trainer, _, untrained = learnt
+    losses, accuracies = (nb["history"](trainer, key) for key in ("eval_loss", "eval_mean_token_accuracy"))
+    assert (losses[0], accuracies[0]) == pytest.approx(untrained, rel=1e-3)
+    best = losses.index(min(losses))
+    assert best > 0 and (losses[best], accuracies[best]) == pytest.approx(by_hand(nb, model, dialogues["validation"]), rel=1e-3)
 
 
 def test_the_best_epoch_is_kept(nb, base, tmp_path):
@@ -230,7 +229,7 @@ def test_the_best_epoch_is_kept(nb, base, tmp_path):
     trainer = nb["make_sft_trainer"](model, tokenizer, nb["DatasetDict"]({"train": train.select([0] * 8), "validation": other}), cfg,
                                      nb["Hardware"]("CPU", False, "fp32", False, 8.0))
     losses = nb["history"](nb["resume"](trainer), "eval_loss")
-    assert min(losses) < losses[-1] - 0.01 and nb["answer_scores"](model, other)[0] == pytest.approx(min(losses), abs=1e-3)
+    assert min(losses) < losses[-1] - 0.01 and by_hand(nb, model, other)[0] == pytest.approx(min(losses), abs=1e-3)
 
 
 def test_a_loss_that_is_no_number_stops_sft(nb, base, tmp_path):
@@ -262,28 +261,16 @@ def test_stray_markup_stays_in_the_answer(nb, chat, monkeypatch):
     assert nb["answer"](*chat, nb["chats"](["Кто там?"]), 9)["answer"][0].replace(" ", "") == "<|im_start|>user"
 
 
-@pytest.mark.parametrize("batch_size", [1, 4])
-def test_scores_count_every_answer_token_once(nb, learnt, batch_size):
-    model, tokenizer = learnt[:2]
-    outputs = ["Волга.", "Волга, Обь, Лена и другие большие реки.", "Это я.", "Москва, столица.", "Не знаю, что сказать на это.", "Так."]
-    rows = tokenized(nb, tokenizer, [ROW | {"output": output} for output in outputs])
-    drop = model.model.layers[0].mlp.down_proj.register_forward_hook(
-        lambda module, args, output: nb["F"].dropout(output, 0.5, module.training))
-    scores, expected = nb["answer_scores"](model.train(), rows, batch_size), by_hand(nb, model, rows)
-    drop.remove()
-    assert scores == pytest.approx(expected, rel=1e-4) and 0 < expected[1] < 1
-
-
 def test_a_bf16_training_leaves_scores_and_generation_as_they_were(nb, base, tmp_path):
     nb["torch"].manual_seed(3)
     model, tokenizer = nb["load_chat_model"](str(base))
     rows = tokenized(nb, tokenizer, [ROW, ROW | {"output": "Нева."}])
     cfg = replace(nb["make_config"]("smoke", artifacts_dir=str(tmp_path)), sft_batch_size=2, sft_epochs=1, sft_learning_rate=0.0)
-    before = nb["answer_scores"](model, rows)
+    before = by_hand(nb, model, rows)
     trainer = nb["make_sft_trainer"](model, tokenizer, nb["DatasetDict"]({"train": rows, "validation": rows}), cfg,
                                      nb["Hardware"]("CPU", False, "bf16", False, 8.0))
     nb["resume"](trainer)
-    assert nb["answer_scores"](model, rows) == pytest.approx(before, abs=1e-6)  # nothing was learnt, and no autocast is left
+    assert by_hand(nb, model, rows) == pytest.approx(before, abs=1e-6)  # nothing was learnt, and no autocast is left
     assert nb["history"](trainer, "eval_loss")[0] != pytest.approx(before[0], abs=1e-6)  # that one was in bf16
 
 
@@ -292,11 +279,12 @@ def test_a_bf16_training_leaves_scores_and_generation_as_they_were(nb, base, tmp
 def test_reported_scores_are_those_of_the_saved_models(nb, smoke):
     sft, torch = smoke["metrics"]["sft"], nb["torch"]
     cfg = nb["make_config"]("smoke", artifacts_dir=str(smoke["folder"]))
-    parts = nb["split_rows"](nb["drop_unusable"](nb["open_rows"](cfg.sft_dataset)), cfg.sft_held_out, cfg.seed)
+    parts = nb["split_rows"](nb["open_rows"](cfg.sft_dataset), cfg.sft_held_out, cfg.seed)
+    assert len(parts["validation"]) == 8  # one batch of the trainer's evaluation
     nb["transformers"].set_seed(cfg.seed)
     models = {"before": nb["load_chat_model"](cfg.sft_model), "after": nb["load_chat_model"](str(smoke["folder"] / "sft"))}
     for when, (model, tokenizer) in models.items():
-        rows = tokenized(nb, tokenizer, parts["test"].to_list(), cfg.sft_max_length)
+        rows = tokenized(nb, tokenizer, parts["validation"].to_list())
         nats, hits = by_hand(nb, model, rows)
         assert sft[f"eval_loss_{when}"] == pytest.approx(nats, abs=0.02)  # the saved weights are bf16
     assert sft["token_accuracy"] == pytest.approx(hits, abs=0.02) and sft["eval_loss_after"] < sft["eval_loss_before"] - 0.1
@@ -304,12 +292,20 @@ def test_reported_scores_are_those_of_the_saved_models(nb, smoke):
     again = nb["answer"](*models["before"], nb["chats"](nb["QUESTIONS_RUS"]), cfg.max_answer_tokens, **nb["ANSWERING"])
     assert [row["before"] for row in sft["answers"]] == again["answer"].tolist() != [row["after"] for row in sft["answers"]]
     assert [row["question"] for row in sft["answers"]] == nb["QUESTIONS_RUS"]
-
-
-    held = {str(row["prompt"]): row for row in rows if nb["russian_share"](row["completion"][0]["content"]) >= 0.8}
+    held = {str(row["prompt"]): row for row in map(nb["to_dialogue"], parts["test"])}
+    assert sft["held_out"] == len(held)
     for run, decoding in (("before_greedy", nb["GREEDY"]), ("before", nb["ANSWERING"])):
         answers = nb["answer"](*models["before"], [row["prompt"] for row in held.values()], cfg.max_answer_tokens, **decoding)
         assert list(sft["checks"][run].values()) == pytest.approx(nb["check"](answers).mean().astype(float).tolist())
+
+
+def test_the_loss_mask_is_shown_escaped(smoke):
+    """What the loss does not cover stands before the mark, the answer and its end marker in it."""
+    pages = [output.get("data", {}).get("text/html", "") for cell in smoke["cells"] for output in cell.outputs]
+    [page] = [page for page in pages if "<mark>" in page]
+    before, marked = page.split("<mark>")
+    assert before.startswith("<p>&lt;|im_start|&gt;user↵<br>") and before.endswith("&lt;|im_end|&gt;↵<br>&lt;|im_start|&gt;assistant↵<br>")
+    assert marked.endswith("&lt;|im_end|&gt;</mark></p>") and marked.count("im_end") == 1
 
 
 def test_reported_checks_are_shares(smoke):
@@ -326,10 +322,14 @@ def test_the_stand_in_is_named_where_its_outputs_are_shown(smoke):
     assert len(said) == 4  # sections 9-12
 
 
-def test_refusals_leave_the_training_part_alone(notebook, base, tmp_path):
-    rows = [{"input": "", "instruction": f"Вопрос {n}", "output": "Извините, но я не могу. " + "Вот что." * 90 if n % 3 else "Да."} for n in range(90)]
+def test_refusals_and_long_dialogues_leave_the_training_part(notebook, base, tmp_path):
+    """Rows that open with a refusal leave the training part alone, those longer than `sft_max_length` all of them, uncut."""
+    outputs = ["Извините, но я не могу. Вот что.", "Да.", "Очень долго. " * 400]
+    rows = [{"input": "", "instruction": f"Вопрос {n}", "output": outputs[n % 3]} for n in range(90)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     run = run_sections(notebook, {0, 9, 10}, tmp_path, SFT_MODEL=base, SFT_DATASET=tmp_path / "rows.jsonl", script=(
-        "print([sum(row['completion'][0]['content'] != 'Да.' for row in part) for part in dialogues.values()], len(refused))"))
-    train, validation, test = json.loads(run.stdout.splitlines()[-1].split("]")[0] + "]")
-    assert train == 0 < validation and test > 0 and train + validation + test + int(run.stdout.split()[-1]) == 60, run.stderr
+        "kinds = [[sum(row['completion'][0]['content'].startswith(start) for row in part) for part in dialogues.values()] for start in ('Извините', 'Да', 'Очень')]\n"
+        "print(json.dumps([kinds, int(refused.sum()), [*fitting.num_rows.values()], lengths.max() <= cfg.sft_max_length, len(lengths)], default=bool))"))
+    (apologies, short, long), refused, fitting, fits, counted = json.loads(run.stdout.splitlines()[-1])
+    assert apologies[0] == 0 < apologies[1] + apologies[2] == 30 - refused and sum(short) == sum(long) == 30 and long[0] > 0, run.stderr
+    assert fitting == [a + b for a, b in zip(apologies, short)] and fits and counted == fitting[0]

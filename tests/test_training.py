@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from datasets import concatenate_datasets
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,15 @@ def fresh(nb, cfg, tokenizer, seed: int = 7):
     return nb["build_model"](cfg, tokenizer)
 
 
+@pytest.fixture
+def lessons(nb, cpu, tokenizer, texts):
+    """lessons(cfg, …): what an untrained teacher says of the blocks that `train` trains on."""
+    def ask(cfg, blocks=None, hardware=cpu):
+        blocks = blocks or nb["pack_texts"](texts[0], tokenizer, cfg.context_length).select(range(20))
+        return nb["ask_teacher"](fresh(nb, cfg, tokenizer, 9), blocks, hardware, cfg.seed)
+    return ask
+
+
 def same_weights(nb, first, second, **tolerance) -> bool:
     compare = nb["torch"].allclose if tolerance else nb["torch"].equal
     return all(compare(a, b, **tolerance) for a, b in zip(first.parameters(), second.parameters()))
@@ -55,12 +65,13 @@ def same_weights(nb, first, second, **tolerance) -> bool:
 
 @pytest.mark.parametrize("taught", [False, True], ids=["alone", "teacher"])
 @pytest.mark.parametrize("at_once", [1, 4])
-def test_training_takes_the_steps_written_by_hand(nb, quick, cpu, tokenizer, train, taught, at_once):
+def test_training_takes_the_steps_written_by_hand(nb, quick, cpu, tokenizer, train, lessons, taught, at_once):
     """Equal blocks, so that their order is nothing: warmup and linear decay, clipping, the mixed loss per token, both optimizers."""
     torch, cfg = nb["torch"], replace(quick, dropout=0.0, epochs=5, device_batch=at_once)
     block = nb["pack_texts"](["Поезд ушел, а мы остались на пустом перроне."], tokenizer, cfg.context_length)
-    teacher = nb["frozen_copy"](fresh(nb, cfg, tokenizer, 9), cpu) if taught else None
-    trainer = train(cfg, blocks=nb["datasets"].concatenate_datasets([block] * 16), teacher=teacher)
+    blocks = concatenate_datasets([block] * 16)
+    drawn = lessons(cfg, blocks) if taught else None
+    trainer = train(cfg, blocks=blocks, taught=drawn[:1].expand(16, -1, -1) if taught else None)
 
     model, batch, losses = fresh(nb, cfg, tokenizer).train(), block.with_format("torch")[:], []
     optimizer = nb["make_optimizer"](model, cfg, cpu)
@@ -72,15 +83,15 @@ def test_training_takes_the_steps_written_by_hand(nb, quick, cpu, tokenizer, tra
         hard = log_probabilities.gather(-1, batch["input_ids"][0, 1:, None])[:, 0]
         loss = -hard[kept].mean()
         if taught:
-            soft = (teacher(batch["input_ids"]).logits[0, :-1].softmax(-1) * log_probabilities).sum(-1)
+            soft = sum(log_probabilities.gather(-1, drawn[0, :-1, i:i + 1].long())[:, 0] for i in range(64)) / 64
             loss = -(0.7 * hard + 0.3 * soft)[kept].mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    assert nb["history"](trainer, "loss") == pytest.approx([sum(losses[:10]) / 10, sum(losses[10:]) / 10], rel=1e-3)
-    last = nb["LlamaForCausalLM"].from_pretrained(Path(trainer.args.output_dir) / "checkpoint-20")  # the trainer ends with the best epoch
+    assert nb["history"](trainer, "loss") == pytest.approx([losses[0], sum(losses[1:10]) / 9, sum(losses[10:]) / 10], rel=1e-3)
+    last = nb["transformers"].LlamaForCausalLM.from_pretrained(Path(trainer.args.output_dir) / "checkpoint-20")  # the trainer ends with the best epoch
     assert same_weights(nb, last, model, atol=2e-3) and not same_weights(nb, last, fresh(nb, cfg, tokenizer), atol=2e-2)
 
 
@@ -88,12 +99,12 @@ def test_rates_rise_shortly_and_fall_to_nothing(nb, quick, train):
     trainer = train(replace(quick, epochs=8))  # 40 steps, two of them warmup
     groups = trainer.optimizer.param_groups
     assert [group["initial_lr"] for group in groups] == [0.02, 4e-3, 4e-3] and [group["lr"] for group in groups] == [0.0] * 3
-    assert nb["history"](trainer, "learning_rate") == pytest.approx([0.02 * (40 - step) / 38 for step in (9, 19, 29, 39)])
+    assert nb["history"](trainer, "learning_rate") == pytest.approx([0.0] + [0.02 * (40 - step) / 38 for step in (9, 19, 29, 39)])
     assert trainer.state.global_step == 40 and len(nb["history"](trainer, "eval_loss")) == 8
 
 
 def test_the_callbacks_are_attached(nb, quick, train, capsys):
-    trainer = train(replace(quick, epochs=3), callbacks=[nb["PromptCallback"](nb["TEST_PROMPTS"][:2], 5)])
+    trainer = train(replace(quick, epochs=3), callbacks=[nb["PromptCallback"]()])
     assert [len(nb["history"](trainer, key)) for key in ("samples", "epoch_seconds", "eval_bpc")] == [3, 3, 3]
     lines = capsys.readouterr().out
     assert all(f"эпоха {epoch} из 3, шаг {5 * epoch} из 15" in lines for epoch in (1, 2, 3))
@@ -111,7 +122,7 @@ def test_a_loss_that_is_no_number_stops_the_training(nb, quick, train):
 def test_every_random_choice_follows_the_seed(nb, quick, train, tokenizer):
     """Equal first weights: another seed gives another order of blocks, and among equal blocks other dropout; the same seed repeats both."""
     block = nb["pack_texts"](["Поезд ушел, а мы остались на пустом перроне."], tokenizer, quick.context_length)
-    equal = nb["datasets"].concatenate_datasets([block] * 16)
+    equal = concatenate_datasets([block] * 16)
 
     def losses(seed, dropout, blocks=None):
         cfg = replace(quick, seed=seed, dropout=dropout, epochs=3)
@@ -144,13 +155,12 @@ def test_a_finished_stage_is_not_trained_again(nb, quick, train, capsys):
     assert nb["history"](again, "eval_loss") == nb["history"](whole, "eval_loss") and again.state.global_step == 10
 
 
-@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_text(file.read_text()[:90])], ids=["absent", "cut"])
-def test_a_cut_training_goes_on_from_the_last_whole_checkpoint(nb, quick, train, capsys, damage):
+def test_a_cut_training_goes_on_from_the_last_whole_checkpoint(nb, quick, train, capsys):
     """Dropout, the order of the blocks and the state of both optimizers go on as if nothing had happened."""
-    whole = train(quick, callbacks=[nb["PromptCallback"](nb["TEST_PROMPTS"][:2], 5)])
-    damage(Path(whole.args.output_dir) / "checkpoint-10" / "trainer_state.json")
+    whole = train(quick, callbacks=[nb["PromptCallback"]()])
+    (Path(whole.args.output_dir) / "checkpoint-10" / "trainer_state.json").unlink()
     capsys.readouterr()
-    resumed = train(quick, callbacks=[nb["PromptCallback"](nb["TEST_PROMPTS"][:2], 5)])
+    resumed = train(quick, callbacks=[nb["PromptCallback"]()])
     printed = capsys.readouterr().out
     assert "Продолжаю с checkpoint-5:" in printed and "эпоха 1 из" not in printed and "эпоха 2 из" in printed
     assert same_weights(nb, whole.model, resumed.model, atol=1e-5)
@@ -163,8 +173,8 @@ OTHER = {str: "x", int: 77, float: 0.77}
 
 def test_the_folder_is_named_by_all_that_changes_the_result(nb, quick, tokenizer):
     """Every setting, but those that say where or how many at a time; the model's shape, its first weights, the data, the stage."""
-    def folder(cfg=quick, stage="pretrain", model=fresh(nb, quick, tokenizer), data=b"123"):
-        return nb["checkpoint_folder"](stage, cfg, model, data)
+    def folder(cfg=quick, stage="pretrain", model=fresh(nb, quick, tokenizer), tokens=(1, 2, 3)):
+        return nb["checkpoint_folder"](stage, cfg, model, nb["Dataset"].from_dict({"input_ids": [[*tokens], [5]]}))
     settings = {field.name: replace(quick, **{field.name: OTHER.get(type(getattr(quick, field.name)), Path("elsewhere"))})
                 for field in fields(quick)}
     free = {"device_batch", "data_dir", "artifacts_dir"}
@@ -172,8 +182,8 @@ def test_the_folder_is_named_by_all_that_changes_the_result(nb, quick, tokenizer
     zeroed, deeper = fresh(nb, quick, tokenizer), fresh(nb, replace(quick, num_hidden_layers=2), tokenizer)
     nb["torch"].nn.init.zeros_(zeroed.model.embed_tokens.weight)
     deeper.load_state_dict(fresh(nb, quick, tokenizer).state_dict(), strict=False)
-    others = [folder(model=zeroed), folder(model=deeper), folder(data=b"124"), folder(stage="teacher"), folder(model=None)]
-    assert len({folder(), *others}) == 6 and folder() == folder(model=fresh(nb, quick, tokenizer))
+    others = [folder(model=zeroed), folder(model=deeper), folder(tokens=(1, 2, 4)), folder(stage="teacher")]
+    assert len({folder(), *others}) == 5 and folder() == folder(model=fresh(nb, quick, tokenizer))
     assert folder().parent == quick.artifacts_dir / "checkpoints" and folder().name.startswith("pretrain-")
 
 
@@ -183,21 +193,12 @@ def test_training_on_other_blocks_does_not_take_the_checkpoints(nb, quick, train
     assert "Продолжаю" not in capsys.readouterr().out
 
 
-def test_whole_checkpoints_are_told_from_cut_ones(nb, tmp_path):
-    states = {"whole": json.dumps({"epoch": 1}), "cut": '{"epoch": 1, "log', "empty": ""}
-    for name, text in states.items():
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "trainer_state.json").write_text(text)
-    assert [nb["is_whole"](tmp_path / name) for name in (*states, "absent")] == [True, False, False, False]
-
-
 # Evaluation
 
 @pytest.mark.parametrize("at_once", [1, 4])
-def test_evaluation_counts_every_token_once(nb, quick, cpu, train, tokenizer, texts, at_once):
+def test_evaluation_counts_every_token_once(nb, quick, train, tokenizer, lessons, texts, at_once):
     """Dropout off, the teacher out of it, blocks of unequal length: per token and per character as the scores of section 6."""
-    teacher = nb["frozen_copy"](fresh(nb, quick, tokenizer, 9), cpu)
-    trainer = train(replace(quick, epochs=1, dropout=0.5, device_batch=at_once), teacher=teacher)
+    trainer = train(replace(quick, epochs=1, dropout=0.5, device_batch=at_once), taught=lessons(quick))
     scores = trainer.evaluate()
     model, nats, count = trainer.model.eval(), 0.0, 0
     for row in nb["pack_texts"](texts[1], tokenizer, 48)["input_ids"]:
@@ -216,10 +217,10 @@ def test_prompts_are_continued_with_the_runs_seed(nb, quick, tokenizer):
     model, records = fresh(nb, quick, tokenizer), []
     for seed in (1, 1, 2):
         state = nb["transformers"].TrainerState(global_step=3, epoch=1.0)
-        nb["PromptCallback"](nb["TEST_PROMPTS"], 8).on_evaluate(SimpleNamespace(seed=seed), state, None, model=model, processing_class=tokenizer)
+        nb["PromptCallback"]().on_evaluate(SimpleNamespace(seed=seed), state, None, model=model, processing_class=tokenizer)
         records += state.log_history
     first, again, other = (record["samples"] for record in records)
-    assert first == again == nb["generate"](model, tokenizer, nb["TEST_PROMPTS"], 8, seed=1) != other and len(first) == 10
+    assert first == again == nb["generate"](model, tokenizer, nb["TEST_PROMPTS"], 50, seed=1) != other and len(first) == 10
 
 
 def test_the_timer_counts_an_epoch_without_its_evaluation(nb, capsys):
@@ -238,16 +239,25 @@ def test_the_timer_counts_an_epoch_without_its_evaluation(nb, capsys):
         ("эпоха 1 из 2", "шаг 4 из 8", "3.250"), ("эпоха 2 из 2", "шаг 8 из 8", "1.500")))] == [True, True]
 
 
-def test_speed_by_hand(nb, quick, tokenizer, monkeypatch):
+def test_speed_by_hand(nb, quick, tokenizer, notebook, capsys):
     """1000 tokens an epoch, epochs of 2 and 3 seconds: 400 tokens a second; 6 N + 6 L d T operations a token."""
-    model = fresh(nb, quick, tokenizer)
-    log = [{"epoch_seconds": 2.0}, {"loss": 1.0}, {"epoch_seconds": 3.0}]
-    trainer = SimpleNamespace(state=SimpleNamespace(log_history=log), model=model)
+    [cell] = [cell.source for cell in notebook.cells if cell.source.startswith("train_s, ")]
+    model, teacher = fresh(nb, quick, tokenizer), fresh(nb, replace(quick, num_hidden_layers=2), tokenizer)
     flops = 6 * model.num_parameters() + 6 * 1 * 64 * 48
-    for card, mfu in (("NVIDIA H100 80GB HBM3", 400 * flops / 989e12), ("NVIDIA Card of Tomorrow", None)):
-        monkeypatch.setattr(nb["torch"].cuda, "is_available", lambda: True)
-        monkeypatch.setattr(nb["torch"].cuda, "get_device_name", lambda: card)
-        assert nb["measure_speed"](trainer, 1000) == {"train_s": 5.0, "tokens_per_s": 400.0, "mfu": mfu and pytest.approx(mfu)}
+
+    def trainer(model, *seconds):
+        log = [{"loss": 1.0}, *({"epoch_seconds": each} for each in seconds)]
+        return SimpleNamespace(state=SimpleNamespace(log_history=log), model=model)
+    for card, mfu in (("NVIDIA H100 80GB HBM3", 400 * flops / 989e12), ("NVIDIA H200", 400 * flops / 989e12), ("NVIDIA Card of Tomorrow", None)):
+        scope = nb | dict(cfg=quick, model=model, trainer=trainer(model, 2.0, 3.0), teacher_trainer=trainer(teacher, 1.0, 0.5), metrics={},
+                          filled={"train": 1000}, hardware=nb["Hardware"](card, True, "bf16", True, 80.0), scores=[1.5, 1.4], teacher_bpc=1.6,
+                          baselines={"test": {"unigram_bpc": 3.0}})
+        exec(cell, scope)
+        assert scope["metrics"]["pretrain"] == {
+            "params": model.num_parameters(), "train_tokens": 1000, "epochs": 2, "batch_size": 4, "weight_decay": 0.3, "val_bpc": 1.4,
+            "train_s": 5.0, "tokens_per_s": 400.0, "mfu": mfu and pytest.approx(mfu), "baselines": {"unigram_bpc": 3.0},
+            "teacher": {"params": teacher.num_parameters(), "train_s": 1.5, "epochs": quick.teacher_epochs, "val_bpc": 1.6}}
+        assert "токенов в секунду 400" in capsys.readouterr().out
 
 
 def test_losses_are_drawn_as_they_were(nb):
@@ -302,10 +312,10 @@ def test_residual_is_bf16_only_where_training_computes_in_bf16(nb, quick, tokeni
     assert embeddings.train()(ids).dtype == torch.float32
 
 
-def test_bf16_training_learns_and_leaves_no_autocast(nb, quick, train, tokenizer, texts):
+def test_bf16_training_learns_and_leaves_no_autocast(nb, quick, train, tokenizer, lessons, texts):
     """On a CPU in bf16: the loss falls, the weights stay fp32, and scores afterwards are in fp32."""
     bf16 = nb["Hardware"]("CPU", False, "bf16", False, 8.0)
-    trainer = train(replace(quick, epochs=6, dropout=0.0), hardware=bf16, teacher=nb["frozen_copy"](fresh(nb, quick, tokenizer, 9), bf16))
+    trainer = train(replace(quick, epochs=6, dropout=0.0), hardware=bf16, taught=lessons(quick, hardware=bf16))
     losses = nb["history"](trainer, "eval_loss")
     assert min(losses) < losses[0] - 0.05 and trainer.model.dtype == nb["torch"].float32 and trainer.args.bf16 and not trainer.args.fp16
     plain = fresh(nb, quick, tokenizer)
@@ -345,8 +355,8 @@ def relative(nb, mine, other, start) -> float:
 
 
 def muon_adamw(nb, parameters, dtype):
-    return nb["MuonAdamW"]([dict(params=parameters[:4], lr=0.02, weight_decay=0.3, muon=True),
-                            dict(params=parameters[4:], lr=1e-3, weight_decay=0.1, muon=False)], dtype=dtype)
+    return nb["MuonAdamW"]([dict(params=parameters[:4], lr=0.02, weight_decay=0.3, muon=dtype),
+                            dict(params=parameters[4:], lr=1e-3, weight_decay=0.1, muon=False)])
 
 
 def random_parameters(nb, seed: int = 0) -> list:
@@ -432,36 +442,54 @@ def test_each_weight_gets_its_optimizer_rate_and_decay(nb, quick, cpu, tokenizer
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_mixed_loss_by_hand(nb, share):
-    """Two rows, one of them padded: (1 - share) of the true token's and `share` of the teacher's cross-entropy, summed over targets."""
+    """Two rows, one of them padded: three drawn tokens, perhaps equal, get `share` evenly, the true token the rest."""
     torch = nb["torch"]
     torch.manual_seed(0)
-    logits, taught, labels = torch.randn(2, 6, 11), torch.randn(2, 6, 11), torch.randint(11, (2, 6))
+    logits, labels, taught = torch.randn(2, 6, 11), torch.randint(11, (2, 6)), torch.randint(11, (2, 6, 3))
     labels[0, 3:] = -100
     expected = 0.0
     for row in range(2):
         for i in range(5):
             if labels[row, i + 1] != -100:
-                student, teacher = logits[row, i].log_softmax(-1), taught[row, i].softmax(-1)
-                expected -= (1 - share) * student[labels[row, i + 1]].item() + share * (teacher * student).sum().item()
-    assert nb["mixed_loss"](logits, taught, labels, share).item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_the_teacher_stays_as_it_was(nb, quick, cpu, train, tokenizer):
-    """A copy without dropout, gradients or training mode, the same after a training; and the student does learn from it."""
-    torch, source = nb["torch"], fresh(nb, quick, tokenizer, 9)
-    nb["add_dropout"](source, 0.5)
-    teacher = nb["frozen_copy"](source.train(), cpu)
-    ids = torch.randint(4, len(tokenizer), (2, 16))
-    with torch.no_grad():
-        before = teacher(ids).logits
-        assert torch.allclose(before, source.eval()(ids).logits, atol=1e-5) and torch.equal(before, teacher(ids).logits)
-    trainer = train(quick, teacher=teacher)
-    assert torch.equal(before, teacher(ids).logits) and not teacher.training and not any(p.requires_grad for p in teacher.parameters())
-    alone = train(replace(quick, artifacts_dir=quick.artifacts_dir / "alone"))
-    assert not same_weights(nb, trainer.model, alone.model, atol=1e-4)
+                student, target = logits[row, i].log_softmax(-1), torch.zeros(11)
+                for token in taught[row, i]:
+                    target[token] += share / 3
+                target[labels[row, i + 1]] += 1 - share
+                expected -= (target * student).sum().item()
+    found = nb["mixed_loss"](logits, labels, taught.short(), share)
+    assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("precision, dtype", [("bf16", "bfloat16"), ("fp16", "float16"), ("fp32", "float32")])
-def test_the_teacher_has_the_precision_of_the_card(nb, quick, tokenizer, precision, dtype):
-    copied = nb["frozen_copy"](fresh(nb, quick, tokenizer), nb["Hardware"]("", False, precision, False, 8.0))
-    assert {p.dtype for p in copied.parameters()} == {getattr(nb["torch"], dtype)}
+def test_the_teacher_is_asked_once_without_dropout_in_the_precision_of_the_card(nb, quick, tokenizer, texts, precision, dtype):
+    """More blocks than it answers at a time, in their order: tokens as frequent as its probabilities say, the same when asked again."""
+    torch, teacher = nb["torch"], fresh(nb, quick, tokenizer, 9)
+    nb["add_dropout"](teacher.train(), 0.5)
+    teacher.model.norm.weight.data *= 20  # surer than an untrained model is
+    blocks = concatenate_datasets([nb["pack_texts"](texts[0], tokenizer, 48)] * 3)
+    hardware = nb["Hardware"]("", False, precision, False, 8.0)
+    tokens, again, other = (nb["ask_teacher"](teacher, blocks, hardware, seed, 400) for seed in (1, 1, 2))
+    assert torch.equal(tokens, again) and not torch.equal(tokens, other)
+    assert teacher.dtype == getattr(torch, dtype) and len(blocks) > 32
+    with torch.no_grad():
+        chances = teacher(torch.tensor(blocks["input_ids"][:])).logits.float().softmax(-1)
+    assert tokens.shape == (len(blocks), 48, 400) and tokens.dtype == torch.int16
+    found = torch.zeros_like(chances).scatter_add_(-1, tokens.long(), torch.full(tokens.shape, 1 / 400))
+    assert (found - chances).norm() < 1.1 * ((chances * (1 - chances)).sum() / 400) ** 0.5  # the spread of 400 draws
+    assert (found - chances.roll(1, 0)).norm() > 1.5 * (found - chances).norm()
+
+
+def test_the_student_learns_from_what_the_teacher_said_of_its_blocks(nb, quick, train, tokenizer, texts, lessons):
+    """Another student than without a teacher; the loss of two blocks takes the words spoken of these two."""
+    torch, taught = nb["torch"], lessons(quick)
+    trainer = train(quick, taught=taught)
+    alone = train(replace(quick, artifacts_dir=quick.artifacts_dir / "alone"))
+    assert not same_weights(nb, trainer.model, alone.model, atol=1e-4)
+    blocks = nb["pack_texts"](texts[0], tokenizer, quick.context_length).with_format("torch")
+    model, batch = trainer.model.eval(), blocks[[7, 3]]
+    with torch.no_grad():
+        loss = trainer.compute_loss(model, batch | {"row": torch.tensor([7, 3])}, num_items_in_batch=10)
+        logits = model(batch["input_ids"]).logits
+    expected = nb["mixed_loss"](logits, batch["labels"], taught[[7, 3]], 0.3) / 10
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert loss.item() != pytest.approx(nb["mixed_loss"](logits, batch["labels"], taught[[3, 7]], 0.3).item() / 10, rel=1e-5)
