@@ -113,7 +113,7 @@ def test_saved_outputs_are_of_one_run_and_name_no_path(saved):
     for output in (output for cell in saved for output in cell.outputs):
         texts = [output.get("text", ""), *(text for kind, text in output.get("data", {}).items() if kind != "image/png")]
         assert output.output_type != "error" and output.get("name") != "stderr"
-        assert not re.search(r"(?<![\w<])/(?:[a-z_.][\w.-]+/)+|[A-Z]:\\", "\n".join(texts))
+        assert not re.search(r"(?<![\w<:/])/(?:[a-z_.][\w.-]+/)+|[A-Z]:\\", "\n".join(texts))
 
 
 README = Path("README.md").read_text(encoding="utf-8")
