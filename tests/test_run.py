@@ -113,7 +113,8 @@ def test_saved_outputs_are_of_one_run_and_name_no_path(saved):
     for output in (output for cell in saved for output in cell.outputs):
         texts = [output.get("text", ""), *(text for kind, text in output.get("data", {}).items() if kind != "image/png")]
         assert output.output_type != "error" and output.get("name") != "stderr"
-        assert not re.search(r"(?<![\w<:/])/(?:[a-z_.][\w.-]+/)+|[A-Z]:\\", "\n".join(texts))
+        text = re.sub(r"https?://\S+", "", "\n".join(texts))  # an answer may hold an address
+        assert not re.search(r"(?<![\w<])/(?:[a-z_.][\w.-]+/)+|[A-Z]:\\", text)
 
 
 README = Path("README.md").read_text(encoding="utf-8")
