@@ -30,6 +30,13 @@ def test_rows_are_bos_text_eos_padding(nb, tokenizer, sample_texts, length):
         assert ids.count(eos) == (ids[filled - 1] == eos)
 
 
+def test_padding_stands_at_the_right_whatever_the_tokenizer_is_set_to(nb, tokenizer, sample_texts, monkeypatch):
+    """As after a generation, which pads prompts at the left and leaves that in the saved tokenizer."""
+    rows = nb["pack_texts"](sample_texts[:2], tokenizer, 64)[:]
+    monkeypatch.setattr(tokenizer, "padding_side", "left")
+    assert nb["pack_texts"](sample_texts[:2], tokenizer, 64)[:] == rows
+
+
 def test_a_row_takes_as_many_sentences_as_fit(nb, tokenizer):
     text = " ".join(f"Это предложение номер {n}, и оно кончается точкой." for n in range(60))
     blocks = nb["pack_texts"]([text], tokenizer, 128)

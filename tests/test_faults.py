@@ -33,7 +33,7 @@ def test_full_disk(notebook, nb, tmp_path, serve):
     code = f"""
 import resource, pathlib
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
-download({url!r}, pathlib.Path({str(tmp_path)!r}) / "data" / "corpus.zip")
+download({url!r}, pathlib.Path({str(tmp_path)!r}) / "data" / "corpus.zip", attempts=1)
 """
     run = run_forked(notebook, nb, [], tmp_path / "out", script=code)
     assert run.returncode == 1 and "DATA_DIR" in run.stdout.splitlines()[-1] and not list((tmp_path / "data").iterdir())

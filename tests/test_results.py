@@ -56,7 +56,7 @@ def test_continuations_are_cut_at_the_last_whole_sentence(nb, monkeypatch, capsy
 
 def test_saved_model_carries_its_decoding(nb, tiny, tokenizer, tmp_path):
     nb["save_model"](tiny, tokenizer, tmp_path, **nb["SAMPLING"], max_new_tokens=33)
-    loaded, settings = nb["load_saved"](tmp_path), json.loads((tmp_path / "generation_config.json").read_text())
+    loaded, settings = nb["load_model"](tmp_path), json.loads((tmp_path / "generation_config.json").read_text())
     assert settings.items() >= {"use_cache": True, "max_new_tokens": 33, **nb["SAMPLING"]}.items()
     assert json.loads((tmp_path / "config.json").read_text())["use_cache"] is True and not list(tmp_path.glob("*.bin"))
     ids = nb["torch"].randint(4, 600, (1, 20))
@@ -94,13 +94,14 @@ def parts(nb) -> dict[str, dict[str, str]]:
 def run(nb, smoke, parts) -> SimpleNamespace:
     """The saved models of the run, its settings and its texts."""
     cfg = nb["make_config"]("smoke", artifacts_dir=str(smoke["folder"]))
-    model, tokenizer = nb["load_saved"](smoke["folder"] / "pretrain")
+    model, tokenizer = nb["load_model"](smoke["folder"] / "pretrain")
     return SimpleNamespace(cfg=cfg, model=model, tokenizer=tokenizer, metrics=smoke["metrics"], folder=smoke["folder"], **parts)
 
 
 def test_tokenizer_is_the_better_one_of_the_training_texts(nb, run):
     candidates = [nb["train_tokenizer"](run.train.values(), run.cfg.vocab_size, byte_level) for byte_level in (False, True)]
-    fertility = [nb["chars_per_token"]([*run.validation.values()], candidate) for candidate in candidates]
+    texts = [*run.validation.values()]
+    fertility = [sum(map(len, texts)) / sum(len(nb["encode"]([text], candidate)[0]) for text in texts) for candidate in candidates]
     best = candidates[fertility.index(max(fertility))]
     assert run.metrics["tokenizer"] == {"vocab_size": len(best), "chars_per_token": pytest.approx(max(fertility))}
     saved = nb["AutoTokenizer"].from_pretrained(run.folder / "tokenizer")
@@ -180,7 +181,7 @@ def nats_of(nb, model, tokenizer, answers: list[str]) -> float:
     """Nats per token of answers to the four questions."""
     rows = [nb["to_dialogue"]({"instruction": q, "input": "", "output": a}) for q, a in zip(nb["QUESTIONS_RUS"], answers)]
     rows = nb["tokenize_dialogues"]({name: [row[name] for row in rows] for name in ("prompt", "completion")}, tokenizer)
-    nats = [nb["F"].cross_entropy(model.eval()(nb["torch"].tensor([ids])).logits[0, :-1], nb["torch"].tensor(labels)[1:], reduction="sum").item()
+    nats = [nb["torch"].nn.functional.cross_entropy(model.eval()(nb["torch"].tensor([ids])).logits[0, :-1], nb["torch"].tensor(labels)[1:], reduction="sum").item()
             for ids, labels in zip(rows["input_ids"], rows["labels"])]
     return sum(nats) / sum(label != -100 for labels in rows["labels"] for label in labels)
 
@@ -222,23 +223,25 @@ def test_the_last_section_asks_the_saved_models(nb, run, smoke):
     output = "".join(page for page in pages(smoke) if "Как заварить чай?" in page)
     start, question = "Поздно вечером в гостиную вошел", "Как заварить чай?"
     continued = nb["generate"](run.model, run.tokenizer, [start], run.cfg.max_new_tokens, 0, **nb["SAMPLING"])[0]
-    model, tokenizer = nb["load_saved"](run.folder / "sft")
+    model, tokenizer = nb["load_model"](run.folder / "sft")
     replied = nb["generate"](model, tokenizer, nb["chats"]([question]), run.cfg.max_answer_tokens, 0, **nb["ANSWERING"])[0]
     assert start + continued in output and replied in output and replied
 
 
 def test_training_with_the_runs_settings_gives_its_scores(nb, run, tmp_path):
-    """The teacher first, then the student that learns from it, both from the run's seed."""
+    """The teachers first, each from its own seed, then the student that learns from all of them."""
     train, validation = (nb["pack_texts"](texts.values(), run.tokenizer, run.cfg.context_length) for texts in (run.train, run.validation))
     cfg, hardware = replace(run.cfg, artifacts_dir=tmp_path), nb["inspect_hardware"]()
     lesson = (hardware, run.tokenizer, train, validation, sum(map(len, run.validation.values())))
-    smaller = replace(cfg, num_hidden_layers=cfg.teacher_layers, epochs=cfg.teacher_epochs)
+    scores, spoken, reported = [], [], run.metrics["pretrain"]["teacher"]
+    for seed in range(cfg.seed + 1, cfg.seed + 1 + cfg.teachers):
+        smaller = replace(cfg, num_hidden_layers=cfg.teacher_layers, epochs=cfg.teacher_epochs, seed=seed)
+        nb["transformers"].set_seed(seed)
+        teacher = nb["pretrain"](nb["build_model"](smaller, run.tokenizer), smaller, *lesson, stage="teacher")
+        scores.append(min(nb["history"](teacher, "eval_bpc")))
+        spoken.append(nb["ask_teacher"](teacher.model, train, hardware, seed, 64 // cfg.teachers))
+    assert reported["val_bpc"] == pytest.approx(scores, rel=1e-3) and len({*scores}) == cfg.teachers
+    assert (reported["params"], reported["epochs"], reported["count"]) == (teacher.model.num_parameters(), cfg.teacher_epochs, cfg.teachers)
     nb["transformers"].set_seed(cfg.seed)
-    taught = nb["pretrain"](nb["build_model"](smaller, run.tokenizer), smaller, *lesson, stage="teacher")
-    reported = run.metrics["pretrain"]["teacher"]
-    assert reported["val_bpc"] == pytest.approx(min(nb["history"](taught, "eval_bpc")), rel=1e-3)
-    assert (reported["params"], reported["epochs"]) == (taught.model.num_parameters(), cfg.teacher_epochs)
-    nb["transformers"].set_seed(cfg.seed)
-    spoken = nb["ask_teacher"](taught.model, train, hardware, cfg.seed)
-    student = nb["pretrain"](nb["build_model"](cfg, run.tokenizer), cfg, *lesson, taught=spoken)
+    student = nb["pretrain"](nb["build_model"](cfg, run.tokenizer), cfg, *lesson, taught=nb["torch"].cat(spoken, -1))
     assert run.metrics["pretrain"]["val_bpc"] == pytest.approx(min(nb["history"](student, "eval_bpc")), rel=2e-3)

@@ -61,10 +61,3 @@ def test_letters_that_training_did_not_meet_have_tokens(nb):
     for tokenizer in (letters, by_bytes):
         assert tokenizer.decode(nb["encode"]([allowed], tokenizer)[0]) == allowed
     assert letters.unk_token_id in nb["encode"](["漢"], letters)[0] and by_bytes.decode(nb["encode"](["漢"], by_bytes)[0]) == "漢"
-
-
-def test_chars_per_token_counts_over_all_texts(tokenizer, nb):
-    texts = ["Да. Нет. Не знаю.", "№ 5", "и он пошел домой, и пришел домой"]
-    lengths = [len(nb["encode"]([text], tokenizer)[0]) for text in texts]
-    assert nb["chars_per_token"](texts, tokenizer) == pytest.approx(sum(map(len, texts)) / sum(lengths))
-    assert nb["chars_per_token"](texts[:1], tokenizer) != nb["chars_per_token"](texts[1:2], tokenizer)

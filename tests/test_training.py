@@ -52,7 +52,7 @@ def lessons(nb, cpu, tokenizer, texts):
     """lessons(cfg, …): what an untrained teacher says of the blocks that `train` trains on."""
     def ask(cfg, blocks=None, hardware=cpu):
         blocks = blocks or nb["pack_texts"](texts[0], tokenizer, cfg.context_length).select(range(20))
-        return nb["ask_teacher"](fresh(nb, cfg, tokenizer, 9), blocks, hardware, cfg.seed)
+        return nb["ask_teacher"](fresh(nb, cfg, tokenizer, 9), blocks, hardware, cfg.seed, 64)
     return ask
 
 
@@ -249,14 +249,14 @@ def test_speed_by_hand(nb, quick, tokenizer, notebook, capsys):
         log = [{"loss": 1.0}, *({"epoch_seconds": each} for each in seconds)]
         return SimpleNamespace(state=SimpleNamespace(log_history=log), model=model)
     for card, mfu in (("NVIDIA H100 80GB HBM3", 400 * flops / 989e12), ("NVIDIA H200", 400 * flops / 989e12), ("NVIDIA Card of Tomorrow", None)):
-        scope = nb | dict(cfg=quick, model=model, trainer=trainer(model, 2.0, 3.0), teacher_trainer=trainer(teacher, 1.0, 0.5), metrics={},
-                          filled={"train": 1000}, hardware=nb["Hardware"](card, True, "bf16", True, 80.0), scores=[1.5, 1.4], teacher_bpc=1.6,
+        scope = nb | dict(cfg=quick, model=model, trainer=trainer(model, 2.0, 3.0), teachers=[trainer(teacher, 1.0, 0.5), trainer(teacher, 2.0)], metrics={},
+                          filled={"train": 1000}, hardware=nb["Hardware"](card, True, "bf16", True, 80.0), scores=[1.5, 1.4], teacher_scores=[1.6, 1.7],
                           baselines={"test": {"unigram_bpc": 3.0}})
         exec(cell, scope)
         assert scope["metrics"]["pretrain"] == {
             "params": model.num_parameters(), "train_tokens": 1000, "epochs": 2, "batch_size": 4, "weight_decay": 0.3, "val_bpc": 1.4,
             "train_s": 5.0, "tokens_per_s": 400.0, "mfu": mfu and pytest.approx(mfu), "baselines": {"unigram_bpc": 3.0},
-            "teacher": {"params": teacher.num_parameters(), "train_s": 1.5, "epochs": quick.teacher_epochs, "val_bpc": 1.6}}
+            "teacher": {"count": 2, "params": teacher.num_parameters(), "train_s": 3.5, "epochs": quick.teacher_epochs, "val_bpc": [1.6, 1.7]}}
         assert "токенов в секунду 400" in capsys.readouterr().out
 
 
@@ -281,7 +281,7 @@ def test_dropout_acts_on_attention_and_mlp_in_training_only(nb, quick, tokenizer
     for i, layer in enumerate(model.model.layers):
         for name, module in (("attention", layer.self_attn.o_proj), ("mlp", layer.mlp.down_proj)):
             module.register_forward_hook(lambda module, args, output, key=(i, name): seen.update(
-                {key: (nb["F"].linear(args[0], module.weight), output)}))  # (without dropout, with it)
+                {key: (nb["torch"].nn.functional.linear(args[0], module.weight), output)}))  # (without dropout, with it)
     model.train()(ids)
     assert len(seen) == 4
     for before, after in seen.values():
@@ -327,7 +327,7 @@ def test_bf16_training_learns_and_leaves_no_autocast(nb, quick, train, tokenizer
 def test_fp16_recipe_trains_with_a_loss_scaler(nb, quick, tokenizer, texts, tmp_path):
     """What a card without bf16 does: fp16 autocast, a gradient scaler, Newton–Schulz in fp32, no fused step."""
     torch, fp16 = nb["torch"], nb["Hardware"]("T4", True, "fp16", False, 15.0)
-    arguments = nb["training_arguments"](quick, fp16, tmp_path)
+    arguments = nb["training_arguments"](quick, fp16, tmp_path, 4, 2)
     assert (arguments["fp16"], arguments["bf16"], arguments["use_cpu"]) == (True, False, False)
     model = fresh(nb, quick, tokenizer)
     nb["add_dropout"](model, 0.05)
@@ -480,10 +480,10 @@ def test_the_teacher_is_asked_once_without_dropout_in_the_precision_of_the_card(
 
 
 def test_the_student_learns_from_what_the_teacher_said_of_its_blocks(nb, quick, train, tokenizer, texts, lessons):
-    """Another student than without a teacher; the loss of two blocks takes the words spoken of these two."""
+    """Another student than without a teacher, in another folder; the loss of two blocks takes the words spoken of these two."""
     torch, taught = nb["torch"], lessons(quick)
     trainer = train(quick, taught=taught)
-    alone = train(replace(quick, artifacts_dir=quick.artifacts_dir / "alone"))
+    alone = train(quick)
     assert not same_weights(nb, trainer.model, alone.model, atol=1e-4)
     blocks = nb["pack_texts"](texts[0], tokenizer, quick.context_length).with_format("torch")
     model, batch = trainer.model.eval(), blocks[[7, 3]]
