@@ -1,247 +1,322 @@
-"""Section 8 and what the whole run reports: every number recomputed from the saved models and the sample data."""
+"""Sections 9 and 14 and the whole smoke run: every number recomputed from the weights, logs and texts that it left."""
+
 import csv
 import html
 import json
 import math
 import re
-from dataclasses import replace
 from statistics import median
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+RECIPES = ("plain", "muon", "distilled")
 
-# Definitions of section 8
 
-@pytest.mark.parametrize("text, share", [
-    ("раз два три четыре", 0.0), ("раз два", 0.0), ("а б в г д", 0.0), ("а б в г а б в г", 1 / 5), ("да " * 13, 9 / 10)])
-def test_repeated_share_by_hand(nb, text, share):
-    assert nb["repeated_share"](text) == pytest.approx(share)
+# Definitions
 
 
 def test_longest_copy_is_that_of_brute_force(nb):
-    """Random texts of three letters and spaces with planted copies: the longest piece that begins with a word, wherever it stands."""
+    """Random texts of three letters and spaces with planted copies: the longest piece that begins with a word."""
     random, longest = np.random.default_rng(0), []
-    for case in range(40):
-        source = "".join(random.choice(list("абв "), 300))
-        text = "".join(random.choice(list("абвг "), 60))
+    for _ in range(40):
+        source, text = "".join(random.choice(list("абв "), 300)), "".join(random.choice(list("абвг "), 60))
         start, length, place = random.integers(0, 280), int(random.integers(15, 40)), random.integers(0, 60)
-        text = text[:place] + source[start:start + length] + text[place:]
-        words = [i for i in range(len(text)) if text[i] != " " and text[i - 1:i] in ("", " ")]
+        text = text[:place] + source[start : start + length] + text[place:]
+        words = [i for i in range(len(text)) if text[i] != " " and text[i - 1 : i] in ("", " ")]
         pieces = {text[i:j] for i in words for j in range(i + 1, len(text) + 1) if text[i:j] in source}
         found = nb["longest_copy"](text, source)
         assert found in pieces and len(found) == max(map(len, pieces))
         longest.append(len(found))
-    assert min(longest) < 15 < 25 < max(longest)
-    assert nb["longest_copy"]("Потом листья летели по ветру вдруг", "Где-то листья летели по ветру.") == "листья летели по ветру"
-    assert nb["longest_copy"]("икс", "Где-то") == ""
+    assert min(longest) < 15 < 25 < max(longest) and nb["longest_copy"]("икс", "Где-то") == ""
 
 
-@pytest.mark.parametrize("continuation, whole, rest", [
-    (" пошел домой. Он <b>спал</b>. И вот", " пошел домой. Он &lt;b&gt;спал&lt;/b&gt;.", "И вот"),
-    ("?\n— Да!.. (Нет.) Потом", "?<br>— Да!.. (Нет.)", "Потом"), (" и «шел…» и шел", " и «шел…»", "и шел"),
-    (" и шел", "", "и шел"), (" и пришел.", " и пришел.", None)])
-def test_continuations_are_cut_at_the_last_whole_sentence(nb, monkeypatch, capsys, continuation, whole, rest):
-    shown = []
-    nb["show_continuation"]("Он <i>", continuation)
-    assert capsys.readouterr().out.strip() == f"Он <i>{continuation}".strip()  # whole and plain outside a notebook
-    monkeypatch.setitem(nb, "get_ipython", lambda: True)
-    monkeypatch.setitem(nb, "display", lambda page: shown.append(page.data))
-    nb["show_continuation"]("Он <i>", continuation)
-    [page] = shown
-    assert page.startswith(f"<p><b>Он &lt;i&gt;</b>{whole}<") and page.endswith("</p>")
-    assert ("<small>" in page) == (rest is not None) and (rest is None or page.endswith(f"{rest}</small></p>"))
+def test_a_training_in_figures_by_hand(nb):
+    """The last epoch is not the best one; a step logged at an epoch's end belongs to that epoch."""
+    log = [
+        {"weights": 5, "weight_decay": 0.1},
+        {"epoch": 0.5, "step": 5, "loss": 3.0},
+        {"epoch": 1.0, "step": 10, "loss": 2.5},
+        {"epoch": 1.0, "step": 10, "seconds": 4.0},
+        {"epoch": 1.0, "step": 10, "eval_loss": 2.0, "eval_bpc": 1.5},
+        {"epoch": 1.5, "step": 15, "loss": 2.0},
+        {"epoch": 2.0000000001, "step": 20, "seconds": 2.0},
+        {"epoch": 2.0, "step": 20, "eval_loss": 2.2, "eval_bpc": 1.75},
+    ]
+    row = nb["summarize_run"]("x", log, 1.8)
+    assert row == {"name": "x", "epochs": 2, "train_s": 6.0, "val_bpc": 1.5, "test_bpc": 1.8}
+    table = nb["tabulate_epochs"](log)[["step", "loss", "eval_bpc", "seconds"]]
+    assert table.index.to_list() == [1, 2] and table.to_numpy().tolist() == [[10, 2.5, 1.5, 4.0], [20, 2.0, 1.75, 2.0]]
 
 
-def test_saved_model_carries_its_decoding(nb, tiny, tokenizer, tmp_path):
-    nb["save_model"](tiny, tokenizer, tmp_path, **nb["SAMPLING"], max_new_tokens=33)
-    loaded, settings = nb["load_model"](tmp_path), json.loads((tmp_path / "generation_config.json").read_text())
-    assert settings.items() >= {"use_cache": True, "max_new_tokens": 33, **nb["SAMPLING"]}.items()
-    assert json.loads((tmp_path / "config.json").read_text())["use_cache"] is True and not list(tmp_path.glob("*.bin"))
+@pytest.mark.parametrize(
+    "card, known", [("NVIDIA H100 80GB HBM3", True), ("NVIDIA H200", True), ("NVIDIA H20", False), ("CPU", False)]
+)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_speed_by_hand(nb, tiny, smoke_cfg, notebook, capsys, card, known, processes):
+    """1000 tokens an epoch, two epochs in 5 s: 400 tokens a second; 6 N + 6 L d T operations a token; the share of one card's peak."""
+    [cell] = [cell.source for cell in notebook.cells if "989e12" in cell.source]
+    row = {"name": "muon", "epochs": 2, "train_s": 5.0, "val_bpc": 1.5, "test_bpc": 1.6}
+    scope = nb | {
+        "cfg": smoke_cfg,
+        "model": tiny,
+        "last": row,
+        "summaries": [row],
+        "metrics": {},
+        "train_tokens": 1000,
+        "nats": 3.0,
+    }
+    scope |= {"device": SimpleNamespace(name=card), "process": SimpleNamespace(num_processes=processes)}
+    scope |= {
+        "logs": {"muon": [{"weight_decay": 0.3}, {"weight_decay": 0.0}]},
+        "baselines": {"униграммы": [4, 5], "LZMA": [2, 3]},
+    }
+    exec(cell, scope)
+    flops = 400 / processes * 6 * (tiny.num_parameters() + 2 * 128 * 128)
+    assert scope["metrics"]["pretrain"].items() >= {
+        "epochs": 2, "train_s": 5.0, "tokens_per_s": 400.0, "mfu": pytest.approx(flops / 989e12) if known else None, "weight_decay": 0.3,
+        "baselines": {"unigram_bpc": 5, "compressor_bpc": 3}, "val_bpc": 1.5, "test_bpc": 1.6, "batch_size": 8,
+    }.items()  # fmt: skip
+    assert "400 токенов" in capsys.readouterr().out
+
+
+def test_a_typed_prompt_is_cleaned_as_the_corpus_was(nb, capsys):
+    assert (
+        nb["prepare_prompt"](' Ещё вчера он сказал: "Пора" --\u00a0и вышел ') == "Еще вчера он сказал: «Пора» — и вышел"
+    )
+    assert capsys.readouterr().out == ""
+    assert nb["prepare_prompt"]("Он 漢ушел ☃") == "Он ушел" and capsys.readouterr().out.strip().endswith(": ☃漢")
+
+
+def test_a_saved_model_carries_its_decoding_and_its_card(nb, tiny, tokenizer, tmp_path):
+    card = {"license": "cc0-1.0", "title": "Имя", "text": "Описание", "limits": "мала"}
+    nb["save_model"](tiny, tokenizer, tmp_path, card, **nb["SAMPLING"], max_new_tokens=33)
+    model, loaded = nb["load_saved"](tmp_path)
+    settings = json.loads((tmp_path / "generation_config.json").read_text())
+    assert settings.items() >= {"use_cache": True, "max_new_tokens": 33, "eos_token_id": 2, **nb["SAMPLING"]}.items()
+    assert json.loads((tmp_path / "config.json").read_text())["use_cache"] is True and not [*tmp_path.glob("*.bin")]
     ids = nb["torch"].randint(4, 600, (1, 20))
-    assert nb["torch"].allclose(loaded[0].eval()(ids).logits, tiny.eval()(ids).logits, atol=1e-4) and loaded[1].get_vocab() == tokenizer.get_vocab()
+    assert (
+        nb["torch"].allclose(model.eval()(ids).logits, tiny.eval()(ids).logits, atol=1e-5)
+        and model.dtype == nb["torch"].float32
+    )
+    assert loaded.get_vocab() == tokenizer.get_vocab()
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert text.startswith("---\n") and all(
+        part in text for part in ("license: cc0-1.0\n", "# Имя\n", "Описание", "Ограничения: мала")
+    )
 
 
 # The whole run
 
+
 def pages(smoke) -> list[str]:
-    return ["".join(output.get("data", {}).get("text/html", output.get("data", {}).get("text/markdown", output.get("text", ""))))
-            for cell in smoke["cells"] for output in cell.outputs]
+    shown = [
+        output.get("data", {}) | {"text": output.get("text", "")}
+        for cell in smoke["cells"]
+        for output in cell.get("outputs", [])
+    ]
+    return [
+        data.get("text/html") or data.get("text/markdown") or data["text"] or data.get("text/plain", "")
+        for data in shown
+    ]
 
 
 def table(smoke, *headers: str) -> list[list[str]]:
-    """The rows of the last table that has these columns."""
+    """The rows of the last table that has these columns, the headings first."""
     found = None
     for page in pages(smoke):
-        rows = [[html.unescape(cell.replace("<br>", "\n")) for cell in re.findall(r"(?s)<t[hd][^>]*>(.*?)</t[hd]>", row)]
-                for row in re.findall(r"(?s)<tr[^>]*>(.*?)</tr>", page)]
-        found = rows[1:] if rows and {*headers} <= {*rows[0]} else found
+        rows = [
+            re.findall(r"(?s)<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"(?s)<tr[^>]*>(.*?)</tr>", page)
+        ]
+        rows = [[html.unescape(cell).replace("\u00a0", "") for cell in row] for row in rows]
+        found = rows if rows and {*headers} <= {*rows[0]} else found
     return found
 
 
 @pytest.fixture(scope="module")
-def parts(nb) -> dict[str, dict[str, str]]:
-    """The sample's texts, cleaned and divided, as sections 1-3 do it."""
-    works, _ = nb["load_corpus"]("data/sample", None)
-    clean = {name: nb["clean_work"](raw) for name, raw in works.items()}
-    split = nb["split_works"](clean)
-    distinct, _ = nb["drop_repeats"](clean, split)
-    return {part: {name: distinct[name] for name in sorted(distinct) if split[name] == part} for part in ("train", "validation", "test")}
+def run(nb, smoke, smoke_cfg) -> SimpleNamespace:
+    """Logs, best models and texts of the smoke run."""
+    folders = {name: next((smoke["folder"] / "runs").glob(f"{name}-*")) for name in RECIPES}
+    logs = {name: json.loads((folder / "log.json").read_text(encoding="utf-8")) for name, folder in folders.items()}
+    models = {name: nb["load_run"](folder) for name, folder in folders.items()}
+    tokenizer = nb["AutoTokenizer"].from_pretrained(smoke["folder"] / "tokenizer")
+    kept = {"folder": smoke["folder"], "metrics": smoke["metrics"], "cfg": smoke_cfg, **smoke["texts"]}
+    return SimpleNamespace(logs=logs, models=models, tokenizer=tokenizer, **kept)
 
 
-@pytest.fixture(scope="module")
-def run(nb, smoke, parts) -> SimpleNamespace:
-    """The saved models of the run, its settings and its texts."""
-    cfg = nb["make_config"]("smoke", artifacts_dir=str(smoke["folder"]))
-    model, tokenizer = nb["load_model"](smoke["folder"] / "pretrain")
-    return SimpleNamespace(cfg=cfg, model=model, tokenizer=tokenizer, metrics=smoke["metrics"], folder=smoke["folder"], **parts)
+def bits_of(nb, run, name: str, part: str) -> float:
+    return nb["bits_per_char"](run.models[name], run.tokenizer, getattr(run, part).values(), 128)
 
 
-def test_tokenizer_is_the_better_one_of_the_training_texts(nb, run):
-    candidates = [nb["train_tokenizer"](run.train.values(), run.cfg.vocab_size, byte_level) for byte_level in (False, True)]
-    texts = [*run.validation.values()]
-    fertility = [sum(map(len, texts)) / sum(len(nb["encode"]([text], candidate)[0]) for text in texts) for candidate in candidates]
-    best = candidates[fertility.index(max(fertility))]
-    assert run.metrics["tokenizer"] == {"vocab_size": len(best), "chars_per_token": pytest.approx(max(fertility))}
-    saved = nb["AutoTokenizer"].from_pretrained(run.folder / "tokenizer")
-    assert saved.get_vocab() == run.tokenizer.get_vocab() == best.get_vocab()
-    text = next(iter(run.test.values()))
-    assert nb["encode"]([text], saved) == nb["encode"]([text], best) == nb["encode"]([text], run.tokenizer)
+def test_scores_are_those_of_the_weights_on_disk(nb, run):
+    rows = run.metrics["pretrain"]["runs"]
+    assert [row["name"] for row in rows] == [*RECIPES] and [row["epochs"] for row in rows] == [2, 4, 6]
+    for row in rows:
+        log = run.logs[row["name"]]
+        assert row["val_bpc"] == min(x["eval_bpc"] for x in log if "eval_bpc" in x)
+        found = [bits_of(nb, run, row["name"], part) for part in ("validation", "test")]
+        assert [row["val_bpc"], row["test_bpc"]] == pytest.approx(found, rel=1e-5) and abs(found[0] - found[1]) > 0.01
+        assert row["train_s"] == pytest.approx(sum(x["seconds"] for x in log if "seconds" in x))
 
 
-def test_scores_of_the_first_stage_are_those_of_its_saved_model(nb, run, smoke):
-    pretrain, length = run.metrics["pretrain"], run.cfg.context_length
-    bits = {part: nb["bits_per_char"](run.model, run.tokenizer, getattr(run, part).values(), length) for part in ("test", "validation")}
-    assert (pretrain["test_bpc"], pretrain["val_bpc"]) == pytest.approx((bits["test"], bits["validation"]), abs=2e-4)
-    assert abs(bits["test"] - bits["validation"]) > 0.01  # so that swapped ones would show
-    texts = [*run.test.values()]
-    tokens = sum(map(len, nb["encode"](texts, run.tokenizer)))
-    assert pretrain["test_nats_per_token"] == pytest.approx(bits["test"] * math.log(2) * sum(map(len, texts)) / tokens, abs=2e-4)
-    assert pretrain["train_tokens"] == int(np.sum(nb["pack_texts"](run.train.values(), run.tokenizer, length)["attention_mask"][:]))
-    assert (pretrain["params"], pretrain["epochs"], pretrain["batch_size"], pretrain["weight_decay"]) == (
-        run.model.num_parameters(), run.cfg.epochs, run.cfg.batch_size, run.cfg.weight_decay)
-    assert pretrain["tokens_per_s"] == pytest.approx(pretrain["train_tokens"] * pretrain["epochs"] / pretrain["train_s"])
+def test_figures_of_the_first_stage(nb, run, smoke):
+    found, last, texts = run.metrics["pretrain"], run.metrics["pretrain"]["runs"][-1], [*run.test.values()]
+    assert found.items() >= {key: last[key] for key in ("epochs", "train_s", "val_bpc", "test_bpc")}.items()
+    labels = np.array(nb["pack_texts"](run.train.values(), run.tokenizer, 128)["labels"])
+    assert found["train_tokens"] == (labels != -100).sum() and found["batch_size"] == 8 and found["weight_decay"] == 0.2
+    assert found["tokens_per_s"] == pytest.approx(found["train_tokens"] * 6 / found["train_s"]) and found["mfu"] is None
+    assert found["params"] == sum(weight.numel() for weight in run.models["plain"].parameters())
+    tokens = sum(len(nb["encode"]([text], run.tokenizer)[0]) for text in texts)
+    assert found["test_nats_per_token"] == pytest.approx(
+        found["test_bpc"] * math.log(2) * sum(map(len, texts)) / tokens
+    )
+    assert any(f"перплексия {math.exp(found['test_nats_per_token']):.1f}:" in page for page in pages(smoke))
 
+
+def test_tokenizer_and_the_rest_of_the_metrics(nb, run, smoke):
+    best, texts = nb["train_tokenizer"](run.train.values(), 600), [*run.validation.values()]
+    assert run.tokenizer.get_vocab() == best.get_vocab() and nb["encode"](texts, run.tokenizer) == nb["encode"](
+        texts, best
+    )
+    ratio = sum(map(len, texts)) / sum(map(len, nb["encode"](texts, best)))
+    assert run.metrics["tokenizer"] == {"vocab_size": 600, "chars_per_token": pytest.approx(ratio)}
+    assert (run.metrics["profile"], run.metrics["device"]) == ("smoke", "CPU")
+    assert run.metrics["versions"].keys() == {"python", "torch", "transformers", "tokenizers", "datasets", "trl"}
+    seconds = sum(row["train_s"] for row in run.metrics["pretrain"]["runs"]) + run.metrics["sft"]["train_s"]
+    assert run.metrics["wall_s"] > seconds > 0
+
+
+def test_the_staircase_shows_every_run_under_its_name(nb, run, smoke):
+    """Two baselines, then the runs in order; validation and test in their columns."""
     train_ids = np.concatenate(nb["encode"]([*run.train.values()], run.tokenizer))
-    rows = {name: values for name, *values in table(smoke, "что предсказывает", "тест", "валидация")}
-    for column, part in enumerate(("test", "validation")):
-        text = "".join(getattr(run, part).values())
-        expected = [nb["unigram_bpc"](train_ids, text, run.tokenizer), nb["compressor_bpc"]("".join(run.train.values()), text), bits[part]]
-        assert [float(values[column]) for values in rows.values()] == pytest.approx(expected, abs=6e-4)
-        if part == "test":
-            assert [*pretrain["baselines"].values()] == pytest.approx(expected[:2])
-    works = {name: nb["bits_per_char"](run.model, run.tokenizer, [text], length) for name, text in run.test.items()}
-    assert {name: float(value) for name, _, value in table(smoke, "тестовое произведение")} == {
-        name: pytest.approx(value, abs=6e-4) for name, value in works.items()}
+    texts = ["".join(getattr(run, part).values()) for part in ("validation", "test")]
+    primer = "".join(run.train.values())[-2_000_000:]
+    unigrams = [nb["unigram_bpc"](train_ids, text, run.tokenizer) for text in texts]
+    lzma = [nb["compressor_bpc"](primer, text) for text in texts]
+    assert [*run.metrics["pretrain"]["baselines"].values()] == pytest.approx([unigrams[1], lzma[1]])
+    head, *rows = table(smoke, "ступень", "валидация", "тест")
+    assert head == ["ступень", "эпох", "обучение, с", "валидация", "тест"] and len(rows) == 5
+    assert [row[:3] for row in rows[:2]] == [["униграммы", "–", "–"], ["LZMA", "–", "–"]]
+    assert [[float(cell) for cell in row[3:]] for row in rows[:2]] == [
+        pytest.approx(x, abs=6e-4) for x in (unigrams, lzma)
+    ]
+    for row, found, label in zip(rows[2:], run.metrics["pretrain"]["runs"], ("AdamW", "Muon", "учитель")):
+        assert label in row[0]
+        expected = [found[key] for key in ("epochs", "train_s", "val_bpc", "test_bpc")]
+        assert [float(cell) for cell in row[1:]] == pytest.approx(expected, abs=6e-4)
+    head, *rows = table(smoke, "что предсказывает", "валидация", "тест")
+    assert [[float(cell) for cell in row[1:]] for row in rows] == [pytest.approx(x, abs=6e-4) for x in (unigrams, lzma)]
+    first, last = (run.metrics["pretrain"]["runs"][i]["test_bpc"] for i in (0, -1))
+    assert any(f"Тест: {first:.3f} → {last:.3f} бита" in page for page in pages(smoke))
 
 
-def test_shown_continuations_and_copies_are_those_of_the_saved_model(nb, run, smoke):
-    texts = nb["generate"](run.model, run.tokenizer, nb["TEST_PROMPTS"], run.cfg.max_new_tokens, run.cfg.seed, **nb["SAMPLING"])
-    shown = [page for page in pages(smoke) if any(f"<p><b>{prompt}</b>" in page for prompt in nb["TEST_PROMPTS"])]
-    plain = html.unescape(re.sub(r"<br><small>…оборвано: |</?\w+>|\s", "", "".join(shown)))
-    for prompt, text in zip(nb["TEST_PROMPTS"], texts):
-        assert re.sub(r"\s", "", prompt + text) in plain
-    source = "\n".join(run.train.values())
-    copies = [nb["longest_copy"](text, source) for text in texts]
-    assert run.metrics["pretrain"]["longest_copy_chars_median"] == median(map(len, copies))
-    assert [row[1:] for row in table(smoke, "промпт", "промпт есть в обучении")] == [
-        ["да" if prompt in source else "нет", copy] for prompt, copy in zip(nb["TEST_PROMPTS"], copies)]
-
-    sentences = [s for text in run.validation.values() for s in nb["split_sentences"](text) if len(s.split()) > 6]
-    places = np.linspace(0, len(sentences) - 1, 100, dtype=int)
-    openings = [" ".join(sentences[i].split()[:4]) for i in places]
-    drawn = {t: nb["generate"](run.model, run.tokenizer, openings, run.cfg.max_new_tokens, run.cfg.seed, **nb["SAMPLING"] | {"temperature": t})
-             for t in (0.6, 0.8, 1.0)}
-    mean, joined = round(np.mean([len(text) for text in drawn[0.8]])), "".join(run.test.values())
-    repeated = {f"temperature {t}": texts for t, texts in drawn.items()} | {"сами книги": ["".join(sentences[i:i + 40])[:mean] for i in places]}
-    assert table(smoke, "доля повторных четвёрок слов") == [
-        [name, f"{np.mean([nb['repeated_share'](text) for text in texts]):.1%}", texts[0][:150]] for name, texts in repeated.items()]
-    size, whole = round(np.mean([len(text) for text in texts])), len(joined)
-    control = [len(nb["longest_copy"](joined[i:i + size], source)) for i in np.linspace(0, 0.9 * whole, len(texts), dtype=int)]
-    assert any(f": {median(map(len, copies)):.0f} символов у продолжений, {median(control):.0f} у отрывков" in page for page in pages(smoke))
+def test_history_is_that_of_the_logs(run, smoke):
+    with open(run.folder / "history.csv", encoding="utf-8") as file:
+        rows = [*csv.DictReader(file)]
+    assert [row["run"] for row in rows] == ["plain"] * 2 + ["muon"] * 4 + ["distilled"] * 6
+    for name in RECIPES:
+        mine, log = [row for row in rows if row["run"] == name], run.logs[name]
+        assert [float(row["epoch"]) for row in mine] == [*range(1, len(mine) + 1)]
+        for column, key in (("eval_bpc", "eval_bpc"), ("seconds", "seconds")):
+            assert [float(row[column]) for row in mine] == pytest.approx([x[key] for x in log if key in x])
+        assert [float(row["step"]) for row in mine] == [x["step"] for x in log if "eval_bpc" in x]
+        for row in mine:
+            losses = [x["loss"] for x in log if "loss" in x and math.ceil(round(x["epoch"], 6)) == float(row["epoch"])]
+            assert float(row["loss"]) == pytest.approx(losses[-1])
+    assert len(table(smoke, "run", "epoch", "eval_bpc")) == 13
 
 
-def test_differences_of_the_prepared_runs_are_to_the_first_of_their_group(run, smoke):
-    """The table of runs as it lies in artifacts/, and this run at its end."""
-    with open("artifacts/ablations.csv", encoding="utf-8") as file:
-        runs = [row for row in csv.DictReader(file) if row["shown"] == "1"]
-    first = {row["group"]: float(row["val_bpc"]) for row in reversed(runs)}
-    expected = [[row["change"], row["epochs"], float(row["val_bpc"]), float(row["val_bpc"]) - first[row["group"]]] for row in runs]
-    bits = run.metrics["pretrain"]["val_bpc"]
-    expected.append(["этот прогон", str(run.cfg.epochs), bits, bits - first["16 слоёв"]])
-    shown = [row[1:5] for row in table(smoke, "что изменено", "эпох", "бит на символ", "разница", "коммит")]
-    assert [row[:2] for row in shown] == [row[:2] for row in expected] and len(first) > 1
-    for (*_, bits, difference), (*_, value, distance) in zip(shown, expected):
-        assert float(bits) == pytest.approx(value, abs=6e-4)
-        assert difference == "основа" if distance == 0 else float(difference) == pytest.approx(distance, abs=6e-5)
+def test_continuations_are_those_of_the_saved_weights(nb, run, smoke):
+    """As a file and as shown: of the best run under those of the first, each under its prompt."""
+    kept = json.loads((run.folder / "continuations.json").read_text(encoding="utf-8"))
+    assert kept.keys() == {"prompts", "plain", "distilled"} and kept["prompts"] == nb["TEST_PROMPTS"]
+    for name in ("plain", "distilled"):
+        assert kept[name] == nb["generate"](run.models[name], run.tokenizer, nb["TEST_PROMPTS"], 60, 42)
+    assert len({*kept["plain"], *kept["distilled"]}) == 20
+    found = [
+        re.sub(r"\s", "", html.unescape(re.sub(r"<[^>]+>", "", page))) for page in pages(smoke) if "<small>" in page
+    ]
+    for i, prompt in enumerate(nb["TEST_PROMPTS"]):
+        plain, best = (re.sub(r"\s", "", name + prompt + kept[name][i]) for name in ("plain", "distilled"))
+        assert found.count(plain) == 2 and found.count(best) == 1 and plain in found[: found.index(best)][-1]
 
 
-def nats_of(nb, model, tokenizer, answers: list[str]) -> float:
-    """Nats per token of answers to the four questions."""
-    rows = [nb["to_dialogue"]({"instruction": q, "input": "", "output": a}) for q, a in zip(nb["QUESTIONS_RUS"], answers)]
-    rows = nb["tokenize_dialogues"]({name: [row[name] for row in rows] for name in ("prompt", "completion")}, tokenizer)
-    nats = [nb["torch"].nn.functional.cross_entropy(model.eval()(nb["torch"].tensor([ids])).logits[0, :-1], nb["torch"].tensor(labels)[1:], reduction="sum").item()
-            for ids, labels in zip(rows["input_ids"], rows["labels"])]
-    return sum(nats) / sum(label != -100 for labels in rows["labels"] for label in labels)
+def test_copies_are_measured_against_the_training_texts(nb, run, smoke):
+    kept = json.loads((run.folder / "continuations.json").read_text(encoding="utf-8"))
+    source, test = "\n".join(run.train.values()), "".join(run.test.values())
+    length = round(np.mean([*map(len, kept["distilled"])]))
+    control = [test[place : place + length] for place in np.linspace(0, len(test) - length, 10, dtype=int)]
+    head, *rows = table(smoke, "медиана, символов", "самый длинный")
+    for row, label, texts in zip(
+        rows, ("простая", "лучшая", "тестовые"), (kept["plain"], kept["distilled"], control), strict=True
+    ):
+        copies = [nb["longest_copy"](text, source) for text in texts]
+        assert row[0].startswith(label) and float(row[1]) == median(map(len, copies))
+        assert row[2].strip() == max(copies, key=len).strip()
+    assert run.metrics["pretrain"]["longest_copy_chars_median"] == float(rows[1][1])
+    count = sum(prompt.lower() in source.lower() for prompt in nb["TEST_PROMPTS"])
+    assert any(f"есть в обучающих текстах: {count} из 10" in page for page in pages(smoke))
 
 
-def test_answers_and_checks_of_the_second_stage_stand_where_they_belong(nb, run, smoke):
-    """The answers said to come after SFT are likelier to the tuned model, those before to the base one; tables and metrics agree."""
-    sft, answers = run.metrics["sft"], {when: [row[when] for row in run.metrics["sft"]["answers"]] for when in ("before", "after")}
-    nb["transformers"].set_seed(run.cfg.seed)
-    models = {when: nb["load_chat_model"](run.folder / stage) for when, stage in (("before", "pretrain"), ("after", "sft"))}
-    nats = {(whose, when): nats_of(nb, *models[whose], answers[when]) for whose in models for when in answers}
-    assert nats["after", "after"] < nats["before", "after"] - 0.1 and nats["before", "before"] < nats["after", "before"] - 0.1
-    shown = [text for *_, text in table(smoke, "вопрос", "когда", "ответ")]
-    assert shown[0::2] == answers["before"] and shown[1::2] == answers["after"]
-    assert [text for _, text in table(smoke, "вопрос", "начало ответа до SFT")] == [text[:300] for text in answers["before"]]
-
-    columns = ("before_greedy", "after_greedy", "before", "after")
-    assert sft["checks"]["before"] != sft["checks"]["before_greedy"]  # so that swapped columns would show
-    for name, *cells in table(smoke, "проверка", "до, жадно", "после, жадно", "до, случайно", "после, случайно"):
-        key = "ended" if name == "завершён сам" else next(key for key, (label, _) in nb["CHECKS"].items() if label == name)
-        assert [cell.split(" ")[0] for cell in cells[:4]] == [f"{sft['checks'][run_][key]:.0%}" for run_ in columns]
-    assert any(f"до SFT {sft['eval_loss_before']:.3f}, после {sft['eval_loss_after']:.3f}" in page for page in pages(smoke))
-    rows = nb["split_rows"](nb["open_rows"](run.cfg.sft_dataset), run.cfg.sft_held_out, run.cfg.seed)["test"]
-    dialogues = {str(row["prompt"]): row for row in map(nb["to_dialogue"], rows)}
-    questions = [row["prompt"] for row in dialogues.values()]
-    assert sft["held_out"] == len(questions)
-    for key, decoding in (("after_greedy", nb["GREEDY"]), ("after", nb["ANSWERING"])):  # the saved weights are rounded to bf16
-        again = nb["check"](nb["answer"](*models["after"], questions, run.cfg.max_answer_tokens, **decoding)).mean().astype(float)
-        assert np.abs(again.to_numpy() - [*sft["checks"][key].values()]).mean() < 0.2
+def test_shown_shapes_targets_and_losses(nb, run, smoke):
+    """The target beside its input, the parameters by part, the block and its loss, tokens and padding of the blocks."""
+    text = "\n".join(pages(smoke))
+    given, target = (eval(re.search(rf"(?m)^{label}: (\[.*\])$", text)[1]) for label in ("вход", "цель"))
+    blocks = nb["pack_texts"](run.train.values(), run.tokenizer, 128)
+    ids = blocks[0]["input_ids"]
+    assert given == [run.tokenizer.decode([i]) for i in ids[:8]] and target == [
+        run.tokenizer.decode([i]) for i in ids[1:9]
+    ]
+    assert "токены (1, 128) → эмбеддинги (1, 128, 128) → логиты (1, 128, 600)" in text
+    padding = np.mean(np.array(blocks["labels"]) == -100)
+    count = len(nb["pack_texts"](run.validation.values(), run.tokenizer, 128))
+    assert f"доля `<pad>` {padding:.1%}. Блоков валидации: {count}." in text
+    millions = {row[0]: float(row[1]) for row in table(smoke, "часть", "параметров, млн")[1:]}
+    assert millions.keys() == {"embed_tokens", "self_attn", "mlp", "norm"}
+    assert sum(millions.values()) == pytest.approx(run.metrics["pretrain"]["params"] / 1e6, abs=2e-3)
+    rows = [row[1:] for row in table(smoke, "обновляет", "weight decay")[1:]]
+    assert [row[0] for row in rows] == ["Muon"] * (len(rows) - 2) + ["AdamW"] * 2 and rows[-1][2] == "0.000"
+    assert [float(row[1]) for row in rows] == [0.03] * (len(rows) - 2) + [0.003] * 2
 
 
-def test_saved_models_decode_as_the_run_did(nb, run):
-    settings = {stage: json.loads((run.folder / stage / "generation_config.json").read_text()) for stage in ("pretrain", "sft")}
-    assert settings["pretrain"].items() >= {**nb["SAMPLING"], "max_new_tokens": run.cfg.max_new_tokens}.items()
-    assert settings["sft"].items() >= {**nb["ANSWERING"], "max_new_tokens": run.cfg.max_answer_tokens}.items()
-    assert settings["sft"]["eos_token_id"] == nb["AutoTokenizer"].from_pretrained(run.folder / "sft").convert_tokens_to_ids("<|im_end|>")
+def test_what_the_run_leaves(nb, run, smoke):
+    """The best weights of the last run with its card, three figures, no checkpoint; the finished mark."""
+    runs = run.folder / "runs"
+    assert (runs / "finished").exists() and not [*runs.glob("*/checkpoint-*")] and len([*runs.glob("*/log.json")]) == 4
+    figures = {path.name: path.read_bytes()[:4] for path in (run.folder / "figures").iterdir()}
+    assert figures.keys() >= {"plain_loss.png", "staircase.png", "sft_loss.png"} and {*figures.values()} == {b"\x89PNG"}
+    model, _ = nb["load_saved"](run.folder / "pretrain")
+    for name, weight in run.models["distilled"].state_dict().items():
+        assert nb["torch"].equal(model.state_dict()[name], weight)
+    card, found = (run.folder / "pretrain" / "README.md").read_text(encoding="utf-8"), run.metrics["pretrain"]
+    figures = (
+        f"тест {found['test_bpc']:.3f}",
+        f"валидация {found['val_bpc']:.3f}",
+        "эпох 6",
+        "distilled",
+        f"(их {len(run.train)})",
+    )
+    assert all(figure in card for figure in figures) and "license: " in card
+    settings = json.loads((run.folder / "pretrain" / "generation_config.json").read_text())
+    assert settings.items() >= {**nb["SAMPLING"], "max_new_tokens": 60, "use_cache": True}.items()
 
 
-def test_the_last_section_asks_the_saved_models(nb, run, smoke):
-    output = "".join(page for page in pages(smoke) if "Как заварить чай?" in page)
-    start, question = "Поздно вечером в гостиную вошел", "Как заварить чай?"
-    continued = nb["generate"](run.model, run.tokenizer, [start], run.cfg.max_new_tokens, 0, **nb["SAMPLING"])[0]
-    model, tokenizer = nb["load_model"](run.folder / "sft")
-    replied = nb["generate"](model, tokenizer, nb["chats"]([question]), run.cfg.max_answer_tokens, 0, **nb["ANSWERING"])[0]
-    assert start + continued in output and replied in output and replied
+def test_the_saved_models_are_asked_at_the_end(nb, run, smoke, monkeypatch):
+    cfg = SimpleNamespace(**vars(run.cfg) | {"artifacts_dir": run.folder})
+    monkeypatch.setitem(nb, "cfg", cfg)
+    text, prompt = "\n".join(pages(smoke)), "Поздно вечером в гостиную вошел"
+    written = nb["continue_text"](prompt)
+    assert written.startswith(prompt) and written in text
+    assert written == prompt + nb["generate"](run.models["distilled"], run.tokenizer, [prompt], 60, 0)[0]
+    assert nb["continue_text"](prompt, seed=1) != written
+    assert f"— Как заварить чай?\n— {nb['ask']('Как заварить чай?')}" in text
 
 
-def test_training_with_the_runs_settings_gives_its_scores(nb, run, tmp_path):
-    """The teachers first, each from its own seed, then the student that learns from all of them."""
-    train, validation = (nb["pack_texts"](texts.values(), run.tokenizer, run.cfg.context_length) for texts in (run.train, run.validation))
-    cfg, hardware = replace(run.cfg, artifacts_dir=tmp_path), nb["inspect_hardware"]()
-    lesson = (hardware, run.tokenizer, train, validation, sum(map(len, run.validation.values())))
-    scores, spoken, reported = [], [], run.metrics["pretrain"]["teacher"]
-    for seed in range(cfg.seed + 1, cfg.seed + 1 + cfg.teachers):
-        smaller = replace(cfg, num_hidden_layers=cfg.teacher_layers, epochs=cfg.teacher_epochs, seed=seed)
-        nb["transformers"].set_seed(seed)
-        teacher = nb["pretrain"](nb["build_model"](smaller, run.tokenizer), smaller, *lesson, stage="teacher")
-        scores.append(min(nb["history"](teacher, "eval_bpc")))
-        spoken.append(nb["ask_teacher"](teacher.model, train, hardware, seed, 64 // cfg.teachers))
-    assert reported["val_bpc"] == pytest.approx(scores, rel=1e-3) and len({*scores}) == cfg.teachers
-    assert (reported["params"], reported["epochs"], reported["count"]) == (teacher.model.num_parameters(), cfg.teacher_epochs, cfg.teachers)
-    nb["transformers"].set_seed(cfg.seed)
-    student = nb["pretrain"](nb["build_model"](cfg, run.tokenizer), cfg, *lesson, taught=nb["torch"].cat(spoken, -1))
-    assert run.metrics["pretrain"]["val_bpc"] == pytest.approx(min(nb["history"](student, "eval_bpc")), rel=2e-3)
+def test_outputs_are_clean_and_name_no_path(smoke):
+    for page in pages(smoke):
+        assert not re.search(r"Warning|it/s\]|\d+%\||/home/|/root/|/tmp/|site-packages", page), page[:500]
+    outputs = [output for cell in smoke["cells"] for output in cell.get("outputs", [])]
+    assert {output.output_type for output in outputs} <= {"stream", "display_data", "execute_result"}
+    assert not [output for output in outputs if output.get("name") == "stderr"]

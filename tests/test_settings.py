@@ -1,169 +1,208 @@
-"""Settings, the machine, and what section 0 opens: each fault is one sentence that names the setting."""
-import json
-import os
-import sys
+"""Section 0: settings, the card, the disk; each fault is one sentence that names the setting.
+
+What can go wrong, and where it is provoked:
+  a wrong setting ........................ test_a_wrong_setting_is_named, test_a_folder_that_is_none_is_named
+  no card, an old driver, a small card ... test_a_wrong_setting_is_named, test_a_card_that_fails_a_product_says_what_to_do, test_advice
+  little disk, another folder ............ test_little_disk_is_said, test_another_working_folder_is_refused
+  out of memory, a loss that is no number  test_training.py: test_out_of_memory_becomes_advice, test_a_loss_that_is_no_number_stops_at_its_step
+  a killed training ...................... test_training.py: test_a_killed_training_ends_alike
+  a broken server, archive or own text ... test_corpus.py
+  the hub, rows and models of others ..... test_hub.py
+"""
+
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT, run_forked
-
-ROW = {"instruction": "Назови три реки.", "input": "", "output": "Волга, Обь, Лена."}
+from conftest import ROOT, SETTINGS, run_forked
 
 
 def last_line(run) -> str:
-    assert run.returncode != 0, run.stdout
+    assert run.returncode == 1, run.stdout
     return run.stdout.strip().splitlines()[-1]
 
 
-def test_full_profile_has_the_sizes_of_the_brief(nb):
-    cfg = nb["make_config"]("full")
-    assert cfg.context_length == 512 and cfg.vocab_size == 3000 and 64 <= cfg.batch_size <= 128 and cfg.weight_decay > 0
-    assert (cfg.sft_model, cfg.sft_dataset) == ("Qwen/Qwen2.5-0.5B", "d0rj/alpaca-cleaned-ru") and "0398a12" in cfg.corpus
+def test_full_profile_has_the_sizes_of_the_brief(configure):
+    cfg = configure(True)
+    assert (cfg.context_length, cfg.vocab_size, cfg.hidden_size, cfg.batch_size, cfg.plain_epochs) == (
+        512,
+        3000,
+        1024,
+        64,
+        3,
+    )
+    assert (cfg.sft_model, cfg.sft_dataset) == ("Qwen/Qwen2.5-0.5B", "d0rj/alpaca-cleaned-ru")
+    assert "0398a127fecf9b0a113ded163658f9c112c83ec5" in cfg.corpus and cfg.artifacts_dir == Path("artifacts")
+    assert (cfg.num_hidden_layers, cfg.num_attention_heads, cfg.num_key_value_heads) == (16, 16, 8)
 
 
-def test_settings_override_the_profile_and_auto_does_not(nb):
-    cfg = nb["make_config"]("smoke", corpus="x.zip", artifacts_dir="out", sft_model="auto", seed="7", epochs="3", device_batch="2", data_dir="")
-    assert (cfg.corpus, cfg.artifacts_dir, cfg.sft_model, cfg.seed, cfg.epochs, cfg.device_batch, cfg.data_dir) == (
-        "x.zip", Path("out"), "out/pretrain", 7, 3, 2, Path("data"))
-    assert nb["make_config"]("smoke", sft_model="gpt").sft_model == "gpt" and nb["make_config"]("full", epochs="auto").epochs == nb["Config"]().epochs
+@pytest.mark.parametrize(
+    "given, cuda, expected",
+    [
+        ({}, True, {"profile": "full", "recipe": "distilled", "seed": 42, "stages": "all", "batch_size": 64}),
+        (
+            {},
+            False,
+            {"profile": "smoke", "batch_size": 8, "artifacts_dir": Path("artifacts/smoke"), "corpus": "data/sample"},
+        ),
+        ({"PROFILE": "smoke"}, True, {"profile": "smoke", "sft_model": "artifacts/smoke/pretrain"}),
+        (
+            {"ARTIFACTS_DIR": "out", "PROFILE": "smoke"},
+            False,
+            {"artifacts_dir": Path("out"), "sft_model": "out/pretrain"},
+        ),
+        (
+            {"DATA_DIR": "d", "SFT_MODEL": "gpt", "CORPUS": "x.zip"},
+            True,
+            {"data_dir": Path("d"), "sft_model": "gpt", "corpus": "x.zip"},
+        ),
+        ({"EPOCHS": "5"}, False, {"plain_epochs": 5, "muon_epochs": 5, "distilled_epochs": 5, "sft_epochs": 4}),
+        (
+            dict.fromkeys(SETTINGS, "auto"),
+            True,
+            {"seed": 42, "recipe": "distilled", "stages": "all", "data_dir": Path("data")},
+        ),
+        ({"EPOCHS": "auto"}, True, {"plain_epochs": 3, "muon_epochs": 4, "distilled_epochs": 9, "sft_epochs": 2}),
+        ({"SEED": "0", "DEVICE_BATCH": "99"}, True, {"seed": 0, "device_batch": 99}),
+        (
+            {"SEED": "999999999", "DEVICE_BATCH": "1", "EPOCHS": "999"},
+            True,
+            {"seed": 999_999_999, "device_batch": 1, "plain_epochs": 999},
+        ),
+        (
+            {"RECIPE": "plain", "STAGES": "sft", "SFT_DATASET": "a.jsonl"},
+            False,
+            {"recipe": "plain", "stages": "sft", "sft_dataset": "a.jsonl"},
+        ),
+    ],
+)
+def test_settings_reach_the_configuration(nb, configure, given, cuda, expected):
+    assert {*nb["SETTINGS"]} == {*SETTINGS}
+    assert vars(configure(cuda, **given)).items() >= expected.items()
 
 
-@pytest.mark.parametrize("setting, value", [("EPOCHS", "-1"), ("EPOCHS", "abc"), ("EPOCHS", "0"), ("EPOCHS", "2.5"), ("DEVICE_BATCH", "-3"),
-                                            ("DEVICE_BATCH", "7"), ("DEVICE_BATCH", "0"), ("SEED", "-1"), ("SEED", "x"), ("SEED", str(2**31))])
-def test_numbers_are_checked(nb, setting, value):
-    with pytest.raises(ValueError, match=rf"^{setting}={value}: .*auto\.$"):
-        nb["make_config"]("smoke", **{setting.lower(): value})
+@pytest.mark.parametrize(
+    "given, cuda",
+    [
+        ({"EPOCHS": "0"}, True), ({"EPOCHS": "2.5"}, True), ({"EPOCHS": "1000"}, True), ({"EPOCHS": "-1"}, True),
+        ({"DEVICE_BATCH": "0"}, True), ({"DEVICE_BATCH": "100"}, True), ({"SEED": "-1"}, True), ({"SEED": "x"}, True),
+        ({"SEED": "1234567890"}, True), ({"RECIPE": "adamw"}, True), ({"STAGES": "pretrain"}, True), ({"PROFILE": "Full"}, True),
+        ({"PROFILE": "full"}, False),
+    ],
+)  # fmt: skip
+def test_a_wrong_setting_is_named(configure, given, cuda):
+    [(name, value)] = given.items()
+    with pytest.raises(ValueError, match=rf"^{name}={value}: нужн.*\.$"):
+        configure(cuda, **given)
 
 
-def test_unknown_profile_is_named(nb):
-    with pytest.raises(ValueError, match="PROFILE=huge.*smoke"):
-        nb["make_config"]("huge")
+@pytest.mark.parametrize(
+    "batch, at_most, processes, rows",
+    [
+        (64, 64, 1, 64),
+        (64, 63, 1, 32),
+        (64, 99, 4, 16),
+        (64, 8, 2, 8),
+        (48, 20, 2, 12),
+        (48, 11, 2, 8),
+        (7, 6, 1, 1),
+        (64, 1, 1, 1),
+    ],
+)
+def test_rows_at_once_divide_the_share_of_a_process(nb, batch, at_most, processes, rows):
+    assert nb["rows_at_once"](batch, at_most, processes) == rows
 
 
-@pytest.mark.parametrize("batch, share", [(64, 64), (8, 8)])
-def test_the_batch_fits_and_stays_the_batch(nb, batch, share):
-    """By hand: 0.85 * 15 GiB less 2.5 leave 10.25 for 42 sequences of 0.24, so 32; in fp16 each needs twice that, so 16."""
-    def card(gib, precision="bf16"):
-        return nb["Hardware"]("", True, precision, True, gib)
-    at_once = nb["sequences_at_once"]
-    assert at_once(64, 2.5, 0.24, card(11)) == 16  # all of the 11 GiB would hold 35
-    assert at_once(64, 2.5, 0.24, card(15)) == 32 and at_once(64, 2.5, 0.24, card(15, "fp16")) == 16
-    assert at_once(batch, 2.5, 0.24, card(75)) == share and at_once(64, 2.5, 0.24, card(75), limit=16) == 16
-    assert at_once(96, 2.5, 0.24, card(15)) == 32 and at_once(64, 2.5, 0.24, card(1)) == 1  # too little: one, and torch tells
-    assert at_once(batch, 100, 100, nb["Hardware"]("CPU", False, "fp32", False, float("inf"))) == share
+def test_a_batch_that_does_not_divide_is_refused(notebook, nb, tmp_path):
+    """As three processes would, in the state that accelerate keeps."""
+    code = "PartialState(cpu=True)._shared_state['num_processes'] = 3"
+    line = last_line(run_forked(notebook, nb, [0], tmp_path / "out", script=code))
+    assert line == "ValueError: Батч 8 не делится на процессы: их 3."
+
+
+CARD = """
+torch.cuda.is_available = lambda: True
+torch.cuda.is_bf16_supported = lambda including_emulation=True: {bf16} or including_emulation
+torch.cuda.get_device_capability = lambda *args: (7, 5)
+torch.cuda.get_device_name = lambda *args: "Card"
+torch.cuda.mem_get_info = lambda *args: ({free} * 2**30, 10**12)
+PartialState = lambda **options: SimpleNamespace(is_main_process=True, num_processes={processes}, main_process_first=lambda: open("/dev/null"))
+ones = torch.ones
+torch.ones = lambda *shape, device=None: ones(*shape)
+"""
+SEEN = "\nprint('@', cfg.precision, cfg.blocks_at_once, cfg.dialogues_at_once, metrics['device'])"
+
+
+@pytest.mark.parametrize(
+    "free, bf16, processes, settings, expected",
+    [
+        (139, True, 1, {}, "bf16 64 64"), (79, True, 1, {}, "bf16 64 32"), (39, True, 1, {}, "bf16 64 16"), (22, True, 1, {}, "bf16 32 4"),
+        (14.5, False, 1, {}, "fp16 8 1"), (3, False, 1, {}, "fp16 1 1"), (79, True, 4, {}, "bf16 16 16"),
+        (79, True, 1, {"DEVICE_BATCH": 20}, "bf16 16 16"), (69.9, True, 1, {}, "bf16 64 16"), (70, True, 1, {}, "bf16 64 32"),
+    ],
+)  # fmt: skip
+def test_precision_and_rows_follow_the_card(notebook, nb, tmp_path, free, bf16, processes, settings, expected):
+    """The part of section 0 that looks at the card, in full profile, on a card made up by hand."""
+    code = CARD.format(free=free, bf16=bf16, processes=processes)
+    short = SimpleNamespace(cells=[cell for cell in notebook.cells if "open_rows(cfg" not in cell.source])
+    run = run_forked(short, nb, [0], tmp_path / "out", script=code, then=SEEN, **{"PROFILE": "full"} | settings)
+    assert f"@ {expected} Card" in run.stdout, run.stdout[-600:]
+
+
+def test_a_card_that_fails_a_product_says_what_to_do(nb, monkeypatch):
+    def fail(*shape, device):
+        raise RuntimeError("no kernel image is available")
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.ones", fail)
+    with pytest.raises(RuntimeError, match="драйвер.*CUDA_VISIBLE_DEVICES=-1"):
+        nb["inspect_device"]()
+
+
+def test_a_folder_that_is_none_is_named(notebook, nb, tmp_path):
+    (tmp_path / "file").touch()
+    for name in ("ARTIFACTS_DIR", "DATA_DIR"):
+        line = last_line(run_forked(notebook, nb, [0], tmp_path / "out", **{name: tmp_path / "file"}))
+        assert line.startswith("ValueError: ") and name in line and f"{tmp_path}/file" in line
+
+
+@pytest.mark.parametrize("gib, warned", [(0.31, False), (0.29, True)])
+def test_little_disk_is_said(notebook, nb, tmp_path, gib, warned):
+    code = f"shutil.disk_usage = lambda path: SimpleNamespace(free={gib} * 2**30)"
+    run = run_forked(notebook, nb, [0], tmp_path / "out", script=code)
+    assert run.returncode == 0 and ("Места может не хватить" in run.stdout) is warned
+
+
+def test_another_working_folder_is_refused(notebook, nb, tmp_path):
+    line = last_line(run_forked(notebook, nb, [0], tmp_path / "out", cwd=tmp_path))
+    assert line.startswith("FileNotFoundError: ") and "репозитория" in line
 
 
 def test_prompts_and_questions_stand_verbatim(nb):
     brief = ROOT.parent / "shared" / "brief-ru.md"
     if not brief.exists():
         pytest.skip("нет текста задания")
-    assert (len(nb["TEST_PROMPTS"]), len(nb["QUESTIONS_RUS"])) == (10, 4)
-    assert all(f'"{text}"' in brief.read_text(encoding="utf-8") for text in nb["TEST_PROMPTS"] + nb["QUESTIONS_RUS"])
+    text = brief.read_text(encoding="utf-8")
+    assert len(nb["TEST_PROMPTS"]) == 10 and len(nb["QUESTIONS_RUS"]) == 4
+    assert [line for line in nb["TEST_PROMPTS"] + nb["QUESTIONS_RUS"] if line not in text] == []
 
 
-def test_columns_are_printed_with_equal_decimals(nb):
-    pd, none = nb["pd"], float("nan")
-    printed = pd.DataFrame({"бит": [1.5, 2.25], "доля <pad>": [0.05, 0.5], "всего": [0.75, 1234.4], "знаков": [7, 12_345],
-                            "есть": [True, False], "текст": ["a", None], "пусто": [1.5, none]}).apply(nb["format_column"])
-    assert printed.to_dict("list") == {
-        "бит": ["1.500", "2.250"], "доля <pad>": ["5.0%", "50.0%"], "всего": ["0.750", "1\u00a0234.400"],
-        "знаков": ["7", "12\u00a0345"], "есть": ["да", "нет"], "текст": ["a", "–"], "пусто": ["1.500", "–"]}
+def test_a_table_shows_numbers_and_escapes_texts(nb, monkeypatch, capsys):
+    shown, table = (
+        [],
+        nb["pd"].DataFrame({"слово": ["<b>"], "доля": [1234.56789], "нет": [None]}).astype({"нет": float}),
+    )
+    nb["show"](table, "Заголовок")
+    assert "Заголовок" in capsys.readouterr().out
+    monkeypatch.setitem(nb, "get_ipython", lambda: True)
+    monkeypatch.setitem(nb, "display", lambda page: shown.append(page.data))
+    nb["show"](table, "Заголовок")
+    assert all(part in shown[0] for part in ("&lt;b&gt;", "1\u00a0234.568", "–", "Заголовок"))
 
 
-def test_tables_show_html_from_the_data_as_text(notebook, nb, tmp_path):
-    """In IPython: markup in cells, headers and captions is text, numbers stand right, lines of a text stay lines."""
-    table = run_forked(notebook, nb, [], tmp_path / "out", script="""
-from IPython.core.interactiveshell import InteractiveShell
-from IPython.utils.capture import capture_output
-InteractiveShell.instance()
-with capture_output() as captured:
-    show(pd.DataFrame({"<b>": ["<script>alert(1)</script>", "a\\nb"], "n": [1, 22]}), "<i>caption</i>")
-print(captured.outputs[0].data["text/html"])
-""").stdout
-    assert "<script" not in table and "<i>" not in table and "&lt;script" in table and "a<br>b" in table and "class=" not in table
-    assert '<td align="right" style="text-align: right">22</td>' in table
-
-
-def test_a_card_that_torch_does_not_see_stops_section_0(notebook, nb, tmp_path):
-    """nvidia-smi lists a card, the CPU build of torch does not know it: an error with what to install; hiding the card goes on."""
-    if sys.platform == "win32" or __import__("torch").cuda.is_available():
-        pytest.skip("здесь torch видит карту")
-    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU 0: NVIDIA Old Card (UUID: GPU-1)'\n")
-    (tmp_path / "nvidia-smi").chmod(0o755)
-    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    message = last_line(run_forked(notebook, nb, [0], tmp_path / "out", PATH=path, PROFILE="auto"))
-    assert "Карта есть" in message and "драйвер" in message and "CUDA_VISIBLE_DEVICES=-1" in message
-    hidden = run_forked(notebook, nb, [0], tmp_path / "out", PATH=path, PROFILE="auto", CUDA_VISIBLE_DEVICES="-1")
-    assert hidden.returncode == 0 and "Профиль smoke" in hidden.stdout
-
-
-def test_a_card_that_fails_a_product_stops_section_0(nb, monkeypatch):
-    """The driver says that there is a card, and this torch cannot compute on it."""
-    if nb["torch"].cuda.is_available():
-        pytest.skip("здесь карта считает")
-    monkeypatch.setattr(nb["torch"].cuda, "is_available", lambda: True)
-    with pytest.raises(RuntimeError, match="не считает.*драйвер"):
-        nb["inspect_hardware"]()
-
-
-def test_the_toy_profile_says_so_in_bold_at_its_start_and_end(smoke):
-    marks = [any("игрушечный" in str(output.get("data", {}).get("text/markdown", "")) for output in cell.outputs) for cell in smoke["cells"]]
-    first, last = marks.index(True), len(marks) - 1 - marks[::-1].index(True)
-    assert first < 25 and last == len(marks) - 1 and marks.count(True) == 2
-
-
-@pytest.mark.parametrize("settings, words", [
-    ({"PROFILE": "full", "CUDA_VISIBLE_DEVICES": "-1"}, ["PROFILE=full", "видеокарт", "PROFILE=smoke"]),
-    ({"ARTIFACTS_DIR": "{file}"}, ["ARTIFACTS_DIR={file}", "папка"]),
-    ({"DATA_DIR": "{file}"}, ["DATA_DIR={file}", "папка"]),
-    ({"SFT_MODEL": "{empty}"}, ["SFT_MODEL={empty}", "safetensors"]),
-    ({"SFT_MODEL": "no/model"}, ["SFT_MODEL=no/model", "сеть", "папка"]),
-    ({"SFT_DATASET": "rows/none.jsonl"}, ["SFT_DATASET=rows/none.jsonl", "jsonl"]),
-    ({"SFT_DATASET": "{messages}"}, ["SFT_DATASET={messages}", "instruction", "messages"]),
-    ({"SFT_DATASET": "{csv}"}, ["SFT_DATASET={csv}", "jsonl"]),
-    ({"SFT_DATASET": "{damaged}"}, ["SFT_DATASET={damaged}", "parquet"]),
-], ids=["full-on-cpu", "artifacts", "data", "empty-model", "no-model", "no-rows", "messages", "csv", "damaged"])
-def test_section_0_refuses_in_a_sentence(notebook, nb, tmp_path, settings, words):
-    paths = {name: tmp_path / file for name, file in
-             {"file": "file", "empty": "empty", "messages": "m.jsonl", "csv": "rows.csv", "damaged": "rows.parquet"}.items()}
-    paths["empty"].mkdir()
-    paths["file"].write_text("")
-    paths["messages"].write_text(json.dumps({"messages": [{"role": "user", "content": "да"}]}))
-    paths["csv"].write_text("question;answer\nкто;я\n")
-    paths["damaged"].write_bytes(b"PAR1 is not all")
-    settings = {name: value.format(**paths) for name, value in settings.items()}
-    message = last_line(run_forked(notebook, nb, [0], tmp_path / "out", **settings))
-    assert all(word.format(**paths) in message for word in words), message
-
-
-def test_settings_of_the_environment_reach_the_run(notebook, nb, tmp_path):
-    run = run_forked(notebook, nb, [0], tmp_path / "out", EPOCHS="3", SEED="7", DEVICE_BATCH="2")
-    assert run.returncode == 0 and "эпох 3, зерно 7" in run.stdout
-
-
-def test_own_rows_need_two_columns(nb, tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_text("\n".join(json.dumps(row) for row in [{"instruction": "а", "output": "б", "note": "в"}] * 3))
-    rows = nb["open_rows"](str(path))
-    assert rows.column_names == ["input", "instruction", "output"] and rows[2] == {"input": "", "instruction": "а", "output": "б"}
-
-
-def test_parquet_rows_are_read(nb, tmp_path):
-    path = str(tmp_path / "rows.parquet")
-    nb["Dataset"].from_list([ROW, ROW | {"input": "Кратко."}]).to_parquet(path)
-    assert nb["open_rows"](path)["input"][:] == ["", "Кратко."]
-
-
-def test_the_notebook_finds_its_folder_or_says_from_where_to_run(notebook, nb, tmp_path):
-    inside = run_forked(notebook, nb, [0], tmp_path / "out", cwd=ROOT / "data" / "sample")
-    assert inside.returncode == 0, inside.stderr[-500:]
-    message = last_line(run_forked(notebook, nb, [0], tmp_path / "out", cwd=tmp_path))
-    assert "папки репозитория" in message and "project.ipynb" in message
-
-
-@pytest.mark.parametrize("free, warned", [(2**26, True), (2**36, False)])
-def test_little_disk_is_a_warning(notebook, nb, tmp_path, free, warned):
-    """64 MiB free in place of 200: a sentence in bold that names the setting, and the notebook goes on."""
-    disk = f"import shutil, types\nshutil.disk_usage = lambda folder: types.SimpleNamespace(free={free})"
-    run = run_forked(notebook, nb, [0], tmp_path / "out", script=disk)
-    assert run.returncode == 0 and ("`ARTIFACTS_DIR`.**" in run.stdout) == warned and "SFT_DATASET" in run.stdout
+def test_definitions_have_no_hidden_inputs(nb):
+    assert (
+        "cfg" not in nb
+        and "works" not in nb
+        and {"train_tokenizer", "pack_texts", "pretrain", "continue_text"} <= nb.keys()
+    )
