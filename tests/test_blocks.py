@@ -47,3 +47,11 @@ def test_a_row_takes_as_many_sentences_as_fit(nb, tokenizer):
         for row, following in zip(rows, rows[1:]):
             first = nb["encode"](nb["split_sentences"](tokenizer.decode(following))[:1], tokenizer)[0]
             assert tokenizer.decode(row).endswith("точкой.") and len(row) <= length - 2 < len(row) + len(first)
+
+
+@pytest.mark.parametrize("spare, rows", [(2, 1), (3, 1), (1, 2)])
+def test_a_text_that_just_fits_is_one_row(nb, tokenizer, spare, rows):
+    """Both marks need room, and no more than that."""
+    text = "Вечер был тих. Лодка стояла у самого берега."
+    size = len(nb["encode"]([text], tokenizer)[0])
+    assert len(nb["pack_texts"]([text], tokenizer, size + spare)) == rows

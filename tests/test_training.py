@@ -318,9 +318,8 @@ def test_out_of_memory_becomes_advice(nb, tmp_path):
     def full(weight):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    for rows, advice in ((8, "DEVICE_BATCH=4"), (2, "DEVICE_BATCH=1"), (1, "карта мала")):
-        with pytest.raises(MemoryError, match=advice):
-            nb["train_to_end"](Failing(nb, tmp_path, full, per_device_train_batch_size=rows), tmp_path)
+    with pytest.raises(MemoryError, match="при 4 строках.*DEVICE_BATCH.*если это 1, карта мала"):
+        nb["train_to_end"](Failing(nb, tmp_path, full, per_device_train_batch_size=4), tmp_path)
     with pytest.raises(RuntimeError, match="shapes"):
         nb["train_to_end"](Failing(nb, tmp_path, lambda weight: torch.zeros(2, 3) @ torch.zeros(2, 3)), tmp_path)
     assert not (tmp_path / "log.json").exists()
