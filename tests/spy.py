@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 import transformers
 
-MODELS: list = []  # weak references to the models of all trainings so far
+MODELS = weakref.WeakSet()  # the models that were trained or moved to a device
 
 
-def alive() -> int:
-    """How many models of earlier trainings are still there."""
+def alive(*used) -> int:
+    """How many models are there beside those in use."""
     gc.collect()
-    return sum(reference() is not None for reference in MODELS)
+    return sum(all(model is not one for one in used) for model in MODELS)
 
 
 def listen(model, shares: dict) -> list:
@@ -48,7 +48,13 @@ def watch(folder: Path, flags: list[str] = ()) -> None:
     """From here on every training leaves a line in `folder`/trainings-RANK.jsonl."""
     folder, whole_train = Path(folder), transformers.Trainer.train
     folder.mkdir(parents=True, exist_ok=True)
-    generate = transformers.GenerationMixin.generate
+    generate, move = transformers.GenerationMixin.generate, transformers.PreTrainedModel.to
+
+    def to(self, *args, **kwargs):
+        MODELS.add(self)
+        return move(self, *args, **kwargs)
+
+    transformers.PreTrainedModel.to = to
     if "brief" in flags:
         transformers.GenerationMixin.generate = lambda self, *args, **options: generate(
             self, *args, **options | {"max_new_tokens": min(4, options["max_new_tokens"])}
@@ -60,12 +66,16 @@ def watch(folder: Path, flags: list[str] = ()) -> None:
         if "even" in flags:
             batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
             self.train_dataset = self.train_dataset.select(range(len(self.train_dataset) // batch * batch))
-        fact = {"class": type(self).__name__, "alive": alive(), "arguments": json.loads(self.args.to_json_string())}
+        fact = {
+            "class": type(self).__name__,
+            "alive": alive(self.model, getattr(self, "teacher", None)),
+            "arguments": json.loads(self.args.to_json_string()),
+        }
         fact |= {"processes": self.args.world_size, "dataset": [len(self.train_dataset), len(self.eval_dataset)]}
         fact["start"] = [weight.double().abs().sum().item() for weight in self.model.parameters()]
         fact["seed_after"] = torch.initial_seed()
         teacher, step, rows, shares = getattr(self, "teacher", None), self.training_step, {}, {}
-        MODELS.extend(map(weakref.ref, filter(None, (self.model, teacher))))
+        MODELS.add(self.model)
         hooks = listen(self.model, shares)
 
         def training_step(model, inputs, *rest, **more):

@@ -144,6 +144,15 @@ def test_compressor_baseline_counts_what_the_text_adds(nb):
     assert nb["compressor_bpc"](letters, letters[:10_000] + "новое" * 400) < 0.1
 
 
+def test_the_compressor_has_read_the_last_two_million_characters(nb, tokenizer, notebook):
+    [cell] = [cell.source for cell in notebook.cells if cell.source.startswith("joined = ")]
+    train, primers = {"a": "а" * 1_500_000, "b": "б" * 1_500_000}, []
+    scope = nb | {"train_texts": train, "test_texts": {"t": "да"}, "held_out": ["но"], "tokenizer": tokenizer}
+    scope |= {"train_blocks": nb["pack_texts"](["да"], tokenizer, 8), "show": lambda *shown: None}
+    exec(cell, scope | {"compressor_bpc": lambda primer, text: primers.append((primer, text)) or 1.0})
+    assert primers == [("а" * 500_000 + "б" * 1_500_000, text) for text in ("но", "да")]
+
+
 # Generation
 
 

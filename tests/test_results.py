@@ -308,7 +308,7 @@ def test_the_saved_models_are_asked_at_the_end(nb, run, smoke, monkeypatch):
     written = nb["continue_text"](prompt)
     assert written.startswith(prompt) and written in text
     assert written == prompt + nb["generate"](run.models["distilled"], run.tokenizer, [prompt], 60, 0)[0]
-    assert nb["continue_text"](prompt, seed=1) != written
+    assert nb["continue_text"](prompt, seed=1) != written and nb["continue_text"]('Ещё "да" ').startswith("Еще «да»")
     assert f"— Как заварить чай?\n— {nb['ask']('Как заварить чай?')}" in text
 
 

@@ -2,7 +2,7 @@
 
 What can go wrong, and where it is provoked:
   a wrong setting ........................ test_a_wrong_setting_is_named, test_a_folder_that_is_none_is_named
-  no card, an old driver, a small card ... test_a_wrong_setting_is_named, test_a_card_that_fails_a_product_says_what_to_do, test_advice
+  no card, an old driver, a small card ... test_a_wrong_setting_is_named, test_a_card_that_fails_a_product_says_what_to_do
   little disk, another folder ............ test_little_disk_is_said, test_another_working_folder_is_refused
   out of memory, a loss that is no number  test_training.py: test_out_of_memory_becomes_advice, test_a_loss_that_is_no_number_stops_at_its_step
   a killed training ...................... test_training.py: test_a_killed_training_ends_alike
@@ -23,59 +23,34 @@ def last_line(run) -> str:
 
 
 def test_full_profile_has_the_sizes_of_the_brief(configure):
-    cfg = configure(True)
-    assert (cfg.context_length, cfg.vocab_size, cfg.hidden_size, cfg.batch_size, cfg.plain_epochs) == (
-        512,
-        3000,
-        1024,
-        64,
-        3,
-    )
-    assert (cfg.sft_model, cfg.sft_dataset) == ("Qwen/Qwen2.5-0.5B", "d0rj/alpaca-cleaned-ru")
-    assert "0398a127fecf9b0a113ded163658f9c112c83ec5" in cfg.corpus and cfg.artifacts_dir == Path("artifacts")
-    assert (cfg.num_hidden_layers, cfg.num_attention_heads, cfg.num_key_value_heads) == (16, 16, 8)
+    expected = {"context_length": 512, "vocab_size": 3000, "hidden_size": 1024, "batch_size": 64, "plain_epochs": 3}
+    expected |= {
+        "num_hidden_layers": 16,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "artifacts_dir": Path("artifacts"),
+    }
+    expected |= {"sft_model": "Qwen/Qwen2.5-0.5B", "sft_dataset": "d0rj/alpaca-cleaned-ru"}
+    cfg = vars(configure(True))
+    assert cfg.items() >= expected.items() and "0398a127fecf9b0a113ded163658f9c112c83ec5" in cfg["corpus"]
 
 
 @pytest.mark.parametrize(
     "given, cuda, expected",
     [
         ({}, True, {"profile": "full", "recipe": "distilled", "seed": 42, "stages": "all", "batch_size": 64}),
-        (
-            {},
-            False,
-            {"profile": "smoke", "batch_size": 8, "artifacts_dir": Path("artifacts/smoke"), "corpus": "data/sample"},
-        ),
+        ({}, False, {"profile": "smoke", "batch_size": 8, "artifacts_dir": Path("artifacts/smoke"), "corpus": "data/sample"}),
         ({"PROFILE": "smoke"}, True, {"profile": "smoke", "sft_model": "artifacts/smoke/pretrain"}),
-        (
-            {"ARTIFACTS_DIR": "out", "PROFILE": "smoke"},
-            False,
-            {"artifacts_dir": Path("out"), "sft_model": "out/pretrain"},
-        ),
-        (
-            {"DATA_DIR": "d", "SFT_MODEL": "gpt", "CORPUS": "x.zip"},
-            True,
-            {"data_dir": Path("d"), "sft_model": "gpt", "corpus": "x.zip"},
-        ),
+        ({"ARTIFACTS_DIR": "out"}, False, {"artifacts_dir": Path("out"), "sft_model": "out/pretrain"}),
+        ({"DATA_DIR": "d", "SFT_MODEL": "gpt", "CORPUS": "x.zip"}, True, {"data_dir": Path("d"), "sft_model": "gpt", "corpus": "x.zip"}),
         ({"EPOCHS": "5"}, False, {"plain_epochs": 5, "muon_epochs": 5, "distilled_epochs": 5, "sft_epochs": 4}),
-        (
-            dict.fromkeys(SETTINGS, "auto"),
-            True,
-            {"seed": 42, "recipe": "distilled", "stages": "all", "data_dir": Path("data")},
-        ),
+        (dict.fromkeys(SETTINGS, "auto"), True, {"seed": 42, "recipe": "distilled", "stages": "all", "data_dir": Path("data")}),
         ({"EPOCHS": "auto"}, True, {"plain_epochs": 3, "muon_epochs": 4, "distilled_epochs": 9, "sft_epochs": 2}),
         ({"SEED": "0", "DEVICE_BATCH": "99"}, True, {"seed": 0, "device_batch": 99}),
-        (
-            {"SEED": "999999999", "DEVICE_BATCH": "1", "EPOCHS": "999"},
-            True,
-            {"seed": 999_999_999, "device_batch": 1, "plain_epochs": 999},
-        ),
-        (
-            {"RECIPE": "plain", "STAGES": "sft", "SFT_DATASET": "a.jsonl"},
-            False,
-            {"recipe": "plain", "stages": "sft", "sft_dataset": "a.jsonl"},
-        ),
+        ({"SEED": "999999999", "DEVICE_BATCH": "1", "EPOCHS": "999"}, True, {"seed": 999_999_999, "device_batch": 1, "plain_epochs": 999}),
+        ({"RECIPE": "plain", "STAGES": "sft", "SFT_DATASET": "a"}, False, {"recipe": "plain", "stages": "sft", "sft_dataset": "a"}),
     ],
-)
+)  # fmt: skip
 def test_settings_reach_the_configuration(nb, configure, given, cuda, expected):
     assert {*nb["SETTINGS"]} == {*SETTINGS}
     assert vars(configure(cuda, **given)).items() >= expected.items()
@@ -198,11 +173,3 @@ def test_a_table_shows_numbers_and_escapes_texts(nb, monkeypatch, capsys):
     monkeypatch.setitem(nb, "display", lambda page: shown.append(page.data))
     nb["show"](table, "Заголовок")
     assert all(part in shown[0] for part in ("&lt;b&gt;", "1\u00a0234.568", "–", "Заголовок"))
-
-
-def test_definitions_have_no_hidden_inputs(nb):
-    assert (
-        "cfg" not in nb
-        and "works" not in nb
-        and {"train_tokenizer", "pack_texts", "pretrain", "continue_text"} <= nb.keys()
-    )

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -85,8 +86,9 @@ def test_all_three_begin_alike_and_the_teacher_is_the_best_second(nb, smoke, tra
 
 
 def test_models_that_were_trained_are_freed(trainings):
-    """When a training begins, no model of an earlier one is left, whether as a global, in a trainer or in Jupyter's outputs."""
-    assert {name: training["alive"] for name, training in trainings.items()} == dict.fromkeys(trainings, 0)
+    """When a training begins no earlier model is left, as a global, in a trainer or in Jupyter's outputs, but the one section 7 shows."""
+    spare = {name: training["alive"] for name, training in trainings.items()}
+    assert spare["plain"] == spare["sft"] == 0 and max(spare.values()) <= 1
 
 
 # Small trainings
@@ -278,9 +280,12 @@ def test_settings_of_the_second_stage_leave_the_first_alone(notebook, nb, smoke,
     names = {line[2:] for line in alike.stdout.splitlines() if line.startswith("@ ")}
     assert alike.returncode == 0 and len(names) == 2 and names < runs
     sizes = "SIZES['intermediate_size'] = (9, 64)\n"
-    other = run_forked(notebook, nb, range(9), tmp_path / "b", script=script + sizes)
+    other = run_forked(notebook, nb, range(9), tmp_path / "b", script=script + sizes, then="print('#', *shape)")
     names = {line[2:] for line in other.stdout.splitlines() if line.startswith("@ ")}
     assert other.returncode == 0 and len(names) == 3 and not names & runs
+    later = re.compile("corpus|artifacts_dir|sft_.*|max_.*|.*_epochs")
+    shape = next(line.split()[1:] for line in other.stdout.splitlines() if line.startswith("# "))
+    assert {*shape} >= {size for size in nb["SIZES"] if not later.fullmatch(size)} | {"seed", "data"}
 
 
 # Faults
@@ -365,28 +370,6 @@ def test_losses_are_drawn_as_they_were(nb):
 
 
 # Dropout, Muon, the teacher
-
-
-def test_dropout_acts_on_attention_and_mlp_in_training_only(nb, lesson, tokenizer):
-    """Three tenths of both outputs are zero, the rest is scaled up; names and weights stay those of a plain Llama."""
-    torch = nb["torch"]
-    torch.manual_seed(1)
-    plain = nb["build_model"](lesson[0], tokenizer)
-    model, seen = nb["add_dropout"](copy.deepcopy(plain), 0.3), {}
-    ids = torch.randint(4, len(tokenizer), (4, 48))
-    for i, layer in enumerate(model.model.layers):
-        for name, module in (("attention", layer.self_attn.o_proj), ("mlp", layer.mlp.down_proj)):
-            module.register_forward_hook(lambda module, args, output, key=(i, name): seen.update(
-                {key: (torch.nn.functional.linear(args[0], module.weight), output)}))  # fmt: skip
-    model.train()(ids)
-    assert len(seen) == 4
-    for before, after in seen.values():
-        kept = after != 0
-        assert 0.25 < 1 - kept.float().mean() < 0.35 and torch.allclose(after[kept], before[kept] / 0.7, atol=1e-5)
-    assert (
-        torch.equal(model.eval()(ids).logits, plain.eval()(ids).logits)
-        and model.state_dict().keys() == plain.state_dict().keys()
-    )
 
 
 def test_orthogonalize_takes_the_nearest_orthogonal_matrix(nb):
