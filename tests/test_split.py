@@ -250,6 +250,6 @@ def test_table_of_the_assignment(notebook, nb, tmp_path):
     texts = {f"kniga_{x}": "\n".join(tale(i, 4)) for i, x in enumerate("abcdefgh")}
     texts |= {"Gogol_Mertvye": texts["kniga_a"], "Aaa": texts["kniga_a"]}
     texts["kniga_i"] = "\n".join(tale(1, 2) + tale(70, 2))
-    then = "print([*map(int, asked['сколько'])], 'Gogol_Mertvye' in unrepeated, len(unrepeated))"
+    then = "print([*map(int, cleaned_away['сколько'])], 'Gogol_Mertvye' in unrepeated, len(unrepeated))"
     run = run_section(notebook, nb, tmp_path, texts, then)
     assert run.stdout.splitlines()[-1] == "[2, 2, 0, 0, 0] True 9"
