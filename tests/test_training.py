@@ -34,7 +34,6 @@ ARGUMENTS = {
     "distilled": FIRST | {"num_train_epochs": 6},
     "sft": {
         "num_train_epochs": 4, "learning_rate": 1e-3, "metric_for_best_model": "loss", "warmup_steps": 0.03, "max_length": 384,
-        "per_device_eval_batch_size": 2,
         "train_sampling_strategy": "group_by_length", "eval_on_start": True, "packing": False,
     },
 }  # fmt: skip
