@@ -82,9 +82,8 @@ def test_nulls_of_many_megabytes_do_not_hide_the_texts(nb, tmp_path):
         ("numbers.jsonl", [row | {"output": n} for n, row in enumerate(ROWS)], ["не только тексты"]),
         ("mixed.jsonl", ROWS + [ROWS[0] | {"output": 7}], ["не только тексты"]),
         ("messages.jsonl", [{"messages": [{"role": "user", "content": "да"}]}] * 20, ["messages", "instruction"]),
-        ("columns.jsonl", renamed("input", "question", "answer"), ["instruction и output", "хотя бы 10"]),
+        ("columns.jsonl", renamed("input", "question", "answer"), ["question", "instruction"]),
         ("few.jsonl", ROWS[:9] + ROWS[:9], ["9", "хотя бы 10"]),
-        ("refusals.jsonl", [row | {"output": "Я не могу помочь."} for row in ROWS[:11]] + ROWS[11:], ["9", "хотя бы 10"]),
         ("empty.jsonl", [row | {"output": " \n"} for row in ROWS], ["0", "хотя бы 10"]),
         ("nothing.jsonl", [], ["instruction"]),
         ("long.jsonl", [row | {"output": "слово " * 2000} for row in ROWS], ["хотя бы 10"]),
@@ -110,45 +109,7 @@ def test_rows_that_cannot_train_are_one_sentence(notebook, nb, tmp_path, name, c
 def test_ten_questions_are_enough(notebook, nb, tmp_path):
     rows = write(tmp_path / "rows.jsonl", [row | {"output": output} for row in ROWS[:10] for output in ("Да.", "Нет.")])
     run = run_forked(notebook, nb, [0], tmp_path / "out", SFT_DATASET=rows)
-    assert run.returncode == 0 and "Пригодных строк: 20, разных вопросов: 10;" in run.stdout, run.stdout
-
-
-@pytest.mark.parametrize(
-    "answer, refused",
-    [
-        ("Извините, но я не могу помочь с этой просьбой.", True),
-        ("К сожалению, как искусственный интеллект, я не могу испытывать чувства.", True),
-        ("Как языковая модель, я не могу рисовать.", True),
-        ("Я не могу помочь с этой просьбой.", True),
-        ("я не могу тебе ответить", True),
-        ("Не могу выполнить ваш запрос.", True),
-        ("Извините, но я не могу…", True),
-        ("Как ИИ, я не могу иметь мнения.", True),
-        ("Мне очень жаль, но я не могу этого сделать.", True),
-        ("Конечно! Пожалуйста, предоставьте первый текст.", True),
-        ("Ваш вопрос не ясен. Могли бы вы уточнить его?", True),
-        ("Филин. Если нужна другая птица, уточните запрос.", False),
-        ("Я не могу поверить, что лето прошло.", False),
-        ("Я не могу дождаться весны.", False),
-        ("Не могу не согласиться: так и есть.", False),
-        ("К сожалению, не могу не признать: вы правы.", False),
-        ("К сожалению, билетов нет. Я не могу этого изменить.", False),
-        ("Как я ни старался, заснуть я не могу.", False),
-        ("Старик сказал: «Я не могу помочь тебе», и ушел.", False),
-        ("Я не могу помочь. " + "Но вот рассказ. " * 25, False),  # a long one goes on to answer
-        ("", False),
-    ],
-)
-def test_refusals_and_questions_back_are_no_answers(nb, answer, refused):
-    assert nb["refuses"](answer) is refused
-
-
-def test_refusals_are_left_out_and_counted(nb, tmp_path, capsys):
-    refusals = [ROWS[0] | {"output": "Извините, я не могу помочь."}, ROWS[1] | {"output": "Уточните, пожалуйста, вопрос."}]
-    rows = nb["open_rows"](str(write(tmp_path / "rows.jsonl", refusals + ROWS)), 60)
-    assert rows.to_list() == ROWS and capsys.readouterr().out == (
-        "Пригодных строк: 20, разных вопросов: 20; отказов и встречных вопросов не взято: 2\n"
-    )
+    assert run.returncode == 0 and "Пригодных строк: 20" in run.stdout, run.stdout
 
 
 # Folders of models
@@ -320,7 +281,7 @@ def test_the_default_names_are_opened_and_asked(runs, name):
     run = runs[name]
     assert run.returncode == 0, run.stderr[-2000:]
     assert json.loads(run.stdout.splitlines()[-1]) == [False, 20, MODEL, DATASET]
-    assert run.stdout.count("закреплённая версия не нашлась") == (2 if "moved" in name else 0)
+    assert run.stdout.count("закреплённой версии нет") == (2 if "moved" in name else 0)
 
 
 def test_pinned_commits_are_asked_for_and_nothing_else(runs, hubs):

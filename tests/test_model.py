@@ -218,7 +218,7 @@ def test_what_reaches_the_librarys_generate(nb, tiny, tokenizer, monkeypatch):
     ids, mask = calls[2]["input_ids"], calls[2]["attention_mask"]
     assert mask[0, 0] == 0 and (mask[:, -1] == 1).all() and ((ids == tokenizer.pad_token_id) == (mask == 0)).all()
     assert (ids[1, 0], ids[0, mask[0].argmax()]) == (tokenizer.bos_token_id, tokenizer.bos_token_id)
-    assert (nb["SAMPLING"]["temperature"], nb["SAMPLING"]["top_k"], nb["SAMPLING"]["do_sample"]) == (0.8, 0, True)
+    assert (nb["SAMPLING"]["temperature"], nb["SAMPLING"]["top_k"], nb["SAMPLING"]["do_sample"]) == (0.7, 0, True)
 
 
 def test_a_chat_is_rendered_by_its_template(nb, tokenizer, monkeypatch):
