@@ -108,6 +108,7 @@ def watch(folder: Path, flags: list[str] = ()) -> None:
             "callbacks": len(self.callback_handler.callbacks),
         }
         if teacher is not None:
+            fact["share"] = self.share
             fact["teacher"] = {
                 "training": teacher.training,
                 "gradients": sum(weight.grad is not None for weight in teacher.parameters()),

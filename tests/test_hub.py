@@ -82,7 +82,7 @@ def test_nulls_of_many_megabytes_do_not_hide_the_texts(nb, tmp_path):
         ("numbers.jsonl", [row | {"output": n} for n, row in enumerate(ROWS)], ["не только тексты"]),
         ("mixed.jsonl", ROWS + [ROWS[0] | {"output": 7}], ["не только тексты"]),
         ("messages.jsonl", [{"messages": [{"role": "user", "content": "да"}]}] * 20, ["messages", "instruction"]),
-        ("columns.jsonl", renamed("input", "question", "answer"), ["question", "instruction"]),
+        ("columns.jsonl", renamed("input", "question", "answer"), ["instruction и output", "хотя бы 10"]),
         ("few.jsonl", ROWS[:9] + ROWS[:9], ["9", "хотя бы 10"]),
         ("empty.jsonl", [row | {"output": " \n"} for row in ROWS], ["0", "хотя бы 10"]),
         ("nothing.jsonl", [], ["instruction"]),
@@ -109,7 +109,7 @@ def test_rows_that_cannot_train_are_one_sentence(notebook, nb, tmp_path, name, c
 def test_ten_questions_are_enough(notebook, nb, tmp_path):
     rows = write(tmp_path / "rows.jsonl", [row | {"output": output} for row in ROWS[:10] for output in ("Да.", "Нет.")])
     run = run_forked(notebook, nb, [0], tmp_path / "out", SFT_DATASET=rows)
-    assert run.returncode == 0 and "Пригодных строк: 20" in run.stdout, run.stdout
+    assert run.returncode == 0 and "Пригодных строк: 20, разных вопросов: 10\n" in run.stdout, run.stdout
 
 
 # Folders of models
@@ -281,7 +281,7 @@ def test_the_default_names_are_opened_and_asked(runs, name):
     run = runs[name]
     assert run.returncode == 0, run.stderr[-2000:]
     assert json.loads(run.stdout.splitlines()[-1]) == [False, 20, MODEL, DATASET]
-    assert run.stdout.count("закреплённой версии нет") == (2 if "moved" in name else 0)
+    assert run.stdout.count("закреплённая версия не нашлась") == (2 if "moved" in name else 0)
 
 
 def test_pinned_commits_are_asked_for_and_nothing_else(runs, hubs):

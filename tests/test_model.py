@@ -145,9 +145,9 @@ def test_compressor_baseline_counts_what_the_text_adds(nb):
 
 
 def test_the_compressor_has_read_the_last_two_million_characters(nb, tokenizer, notebook):
-    [cell] = [cell.source for cell in notebook.cells if cell.source.startswith("joined = ")]
+    [cell] = [cell.source for cell in notebook.cells if cell.source.startswith("unseen_parts = ")]
     train, primers = {"a": "а" * 1_500_000, "b": "б" * 1_500_000}, []
-    scope = nb | {"train_texts": train, "test_texts": {"t": "да"}, "held_out": ["но"], "tokenizer": tokenizer}
+    scope = nb | {"train_texts": train, "test_texts": {"t": "да"}, "validation_texts": {"v": "но"}, "tokenizer": tokenizer}
     scope |= {"train_blocks": nb["pack_texts"](["да"], tokenizer, 8), "show": lambda *shown: None}
     exec(cell, scope | {"compressor_bpc": lambda primer, text: primers.append((primer, text)) or 1.0})
     assert primers == [("а" * 500_000 + "б" * 1_500_000, text) for text in ("но", "да")]
@@ -218,7 +218,7 @@ def test_what_reaches_the_librarys_generate(nb, tiny, tokenizer, monkeypatch):
     ids, mask = calls[2]["input_ids"], calls[2]["attention_mask"]
     assert mask[0, 0] == 0 and (mask[:, -1] == 1).all() and ((ids == tokenizer.pad_token_id) == (mask == 0)).all()
     assert (ids[1, 0], ids[0, mask[0].argmax()]) == (tokenizer.bos_token_id, tokenizer.bos_token_id)
-    assert (nb["SAMPLING"]["temperature"], nb["SAMPLING"]["top_k"], nb["SAMPLING"]["do_sample"]) == (0.7, 0, True)
+    assert (nb["SAMPLING"]["temperature"], nb["SAMPLING"]["top_k"], nb["SAMPLING"]["do_sample"]) == (0.8, 0, True)
 
 
 def test_a_chat_is_rendered_by_its_template(nb, tokenizer, monkeypatch):

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT, SETTINGS, run_forked
+from conftest import SETTINGS, run_forked
 
 
 def last_line(run) -> str:
@@ -71,6 +71,15 @@ def test_a_wrong_setting_is_named(configure, given, cuda):
         configure(cuda, **given)
 
 
+@pytest.mark.parametrize("written, recipe", [("auto", "muon"), ("plain", "plain")])
+def test_the_cell_goes_before_the_environment(notebook, nb, tmp_path, written, recipe):
+    """As papermill would write it, between the cell of parameters and the others."""
+    short = SimpleNamespace(cells=[cell for cell in notebook.cells if "open_rows(cfg" not in cell.source])
+    then = "print('@', cfg.recipe)"
+    run = run_forked(short, nb, [0], tmp_path / "out", script=f"RECIPE = {written!r}", then=then, RECIPE="muon")
+    assert run.stdout.splitlines()[-1] == f"@ {recipe}"
+
+
 @pytest.mark.parametrize(
     "batch, at_most, processes, rows",
     [
@@ -124,52 +133,20 @@ def test_precision_and_rows_follow_the_card(notebook, nb, tmp_path, free, bf16, 
     assert f"@ {expected} Card" in run.stdout, run.stdout[-600:]
 
 
-def test_a_card_that_fails_a_product_says_what_to_do(nb, monkeypatch):
-    def fail(*shape, device):
-        raise RuntimeError("no kernel image is available")
-
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.ones", fail)
-    with pytest.raises(RuntimeError, match="драйвер.*CUDA_VISIBLE_DEVICES=-1"):
-        nb["inspect_device"]()
+OTHER = """
+def gather_object(cards):
+    return [*cards, SimpleNamespace(precision={precision!r}, free_gib={free}, compile=False)]
+"""
 
 
-def test_a_folder_that_is_none_is_named(notebook, nb, tmp_path):
-    (tmp_path / "file").touch()
-    for name in ("ARTIFACTS_DIR", "DATA_DIR"):
-        line = last_line(run_forked(notebook, nb, [0], tmp_path / "out", **{name: tmp_path / "file"}))
-        assert line.startswith("ValueError: ") and name in line and f"{tmp_path}/file" in line
-
-
-@pytest.mark.parametrize("gib, warned", [(0.31, False), (0.29, True)])
-def test_little_disk_is_said(notebook, nb, tmp_path, gib, warned):
-    code = f"shutil.disk_usage = lambda path: SimpleNamespace(free={gib} * 2**30)"
-    run = run_forked(notebook, nb, [0], tmp_path / "out", script=code)
-    assert run.returncode == 0 and ("Места может не хватить" in run.stdout) is warned
-
-
-def test_another_working_folder_is_refused(notebook, nb, tmp_path):
-    line = last_line(run_forked(notebook, nb, [0], tmp_path / "out", cwd=tmp_path))
-    assert line.startswith("FileNotFoundError: ") and "репозитория" in line
-
-
-def test_prompts_and_questions_stand_verbatim(nb):
-    brief = ROOT.parent / "shared" / "brief-ru.md"
-    if not brief.exists():
-        pytest.skip("нет текста задания")
-    text = brief.read_text(encoding="utf-8")
-    assert len(nb["TEST_PROMPTS"]) == 10 and len(nb["QUESTIONS_RUS"]) == 4
-    assert [line for line in nb["TEST_PROMPTS"] + nb["QUESTIONS_RUS"] if line not in text] == []
-
-
-def test_a_table_shows_numbers_and_escapes_texts(nb, monkeypatch, capsys):
-    shown, table = (
-        [],
-        nb["pd"].DataFrame({"слово": ["<b>"], "доля": [1234.56789], "нет": [None]}).astype({"нет": float}),
-    )
-    nb["show"](table, "Заголовок")
-    assert "Заголовок" in capsys.readouterr().out
-    monkeypatch.setitem(nb, "get_ipython", lambda: True)
-    monkeypatch.setitem(nb, "display", lambda page: shown.append(page.data))
-    nb["show"](table, "Заголовок")
-    assert all(part in shown[0] for part in ("&lt;b&gt;", "1\u00a0234.568", "–", "Заголовок"))
+@pytest.mark.parametrize(
+    "free, precision, expected",
+    [(22, "bf16", "bf16 32 4"), (79.5, "bf16", "bf16 64 32"), (139, "fp16", "fp16 64 64"), (200, "bf16", "bf16 64 64")],
+)
+def test_the_least_of_the_cards_decides_for_all(notebook, nb, tmp_path, free, precision, expected):
+    """Beside a card of 139 GiB stands another process's, as `gather_object` would tell."""
+    code = CARD.format(free=139, bf16=True, processes=1) + OTHER.format(free=free, precision=precision)
+    short = SimpleNamespace(cells=[cell for cell in notebook.cells if "open_rows(cfg" not in cell.source])
+    then = SEEN + "\nprint('compile', cfg.compile)"
+    run = run_forked(short, nb, [0], tmp_path / "out", script=code, then=then, PROFILE="full")
+    assert f"@ {expected} Card" in run.stdout and "compile False" in run.stdout, run.stdout[-600:]

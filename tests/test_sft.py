@@ -2,6 +2,7 @@
 
 import gc
 import json
+import math
 import os
 import subprocess
 import sys
@@ -126,15 +127,17 @@ def test_the_pair_decides_whatever_its_case_and_spaces(nb):
     spelled = ["Вопрос  {} ", " вопрос {}", "ВОПРОС\n{}"]
     rows = [ROW | {"instruction": spelled[n % 3].format(n // 3), "output": f"{n}"} for n in range(90)]
     rows += [row | {"input": "Кратко."} for row in rows]
+    one = [ROW | {"input": f"Вход {n}", "output": f"{n}"} for n in range(40)]  # one instruction, many inputs
+    assert nb["split_rows"](nb["Dataset"].from_list(one), 4, 1).num_rows == {"train": 32, "validation": 4, "test": 4}
     parts = nb["split_rows"](nb["Dataset"].from_list(rows), 500, 1)
     keys = {name: {(row["input"], *row["instruction"].lower().split()) for row in part} for name, part in parts.items()}
     assert sum(map(len, keys.values())) == len(set.union(*keys.values())) == 60 and sum(parts.num_rows.values()) == 180
 
 
-def test_repeats_and_empty_rows_go_and_the_seed_decides_the_rest(nb):
+def test_repeats_go_and_the_seed_decides_the_rest(nb):
     rows = pairs(*[1] * 40)
-    dirt = [rows[0], rows[1] | {"output": " 1 0\n"}, ROW | {"output": None}, ROW | {"instruction": ""}]
-    first, again, other = (nb["split_rows"](nb["Dataset"].from_list(dirt + rows), 4, seed) for seed in (1, 1, 2))
+    repeated = nb["Dataset"].from_list(rows[:2] + rows)
+    first, again, other = (nb["split_rows"](repeated, 4, seed) for seed in (1, 1, 2))
     assert sum(first.num_rows.values()) == 40 and first["test"]["output"][:] == again["test"]["output"][:]
     assert first["test"]["output"][:] != other["test"]["output"][:]
     with pytest.raises(ValueError, match="SFT_DATASET"):
@@ -151,7 +154,7 @@ def test_any_layout_trains_and_ends_at_the_marker(nb, tmp_path, pad, eos, marker
     model, tokenizer = nb["load_chat_model"](folder)
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert tokenizer("<|im_end|>", add_special_tokens=False).input_ids == [end] == [tokenizer.eos_token_id]
-    assert tokenizer.decode([end], skip_special_tokens=True) == ""
+    assert tokenizer.decode([end], skip_special_tokens=True) == "" and tokenizer.pad_token == (pad or eos or "<|im_end|>")
     options = model.generation_config
     assert options.eos_token_id == end and options.pad_token_id == tokenizer.pad_token_id is not None
     assert model.get_input_embeddings().num_embeddings >= len(tokenizer) and model.dtype == nb["torch"].float32
@@ -437,6 +440,8 @@ def test_the_report_is_recomputed_from_the_saved_models(nb, smoke):
     assert metrics["token_accuracy"] == pytest.approx(hits, abs=0.03)
     assert (metrics["rows"], metrics["epochs"], metrics["stand_in"]) == (len(parts["train"]), 4, True)
     assert (metrics["model"], metrics["dataset"]) == ("pretrain", "instructions.jsonl")
+    stored = json.loads((folder / "sft" / "generation_config.json").read_text())
+    assert stored.items() >= {**nb["ANSWERING"], "max_new_tokens": 60}.items()
     tokens = sum(parts["train"]["length"]) * metrics["epochs"]
     assert metrics["tokens_per_s"] * metrics["train_s"] == pytest.approx(tokens) and metrics["train_s"] > 0
     assert (
@@ -452,6 +457,10 @@ def pages(smoke) -> list[str]:
 
 def test_the_table_of_shares_is_that_of_the_metrics(nb, smoke):
     [page] = [page for page in pages(smoke) if "Отложенных вопросов" in page]
+    count = int(nb["re"].search(r"Отложенных вопросов: (\d+)", page)[1])
+    said = [output.data["text/markdown"] for cell in smoke["cells"] for output in cell.get("outputs", [])
+            if "text/markdown" in output.get("data", {})]  # fmt: skip
+    assert any(f"±{math.ceil(98 / count**0.5)} процентных" in text for text in said)
     checks, cells = smoke["metrics"]["sft"]["checks"], nb["re"].findall(r"<t[dh][^>]*>([^<]+)</t", page)
     columns = {
         "до, жадно": "before_greedy",

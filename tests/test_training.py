@@ -34,6 +34,7 @@ ARGUMENTS = {
     "distilled": FIRST | {"num_train_epochs": 6},
     "sft": {
         "num_train_epochs": 4, "learning_rate": 1e-3, "metric_for_best_model": "loss", "warmup_steps": 0.03, "max_length": 384,
+        "per_device_eval_batch_size": 2,
         "train_sampling_strategy": "group_by_length", "eval_on_start": True, "packing": False,
     },
 }  # fmt: skip
@@ -79,10 +80,10 @@ def test_dropout_is_on_in_training_and_off_in_evaluation(trainings):
 def test_all_three_begin_alike_and_the_teacher_is_the_best_second(nb, smoke, trainings):
     assert trainings["plain"]["start"] == trainings["muon"]["start"] == trainings["distilled"]["start"]
     assert trainings["plain"]["rows"][0] == trainings["muon"]["rows"][0]
-    teacher = trainings["distilled"]["teacher"]
+    teacher, share = trainings["distilled"]["teacher"], trainings["distilled"]["share"]
     [folder] = (smoke["folder"] / "runs").glob("muon-*")
     weights = [weight.double().abs().sum().item() for weight in nb["load_run"](folder).parameters()]
-    assert teacher == {"training": False, "gradients": 0, "dtype": "torch.float32", "weights": pytest.approx(weights)}
+    assert share == 0.7 and teacher == {"training": False, "gradients": 0, "dtype": "torch.float32", "weights": pytest.approx(weights)}
 
 
 def test_models_that_were_trained_are_freed(trainings):
@@ -280,12 +281,13 @@ def test_settings_of_the_second_stage_leave_the_first_alone(notebook, nb, smoke,
     names = {line[2:] for line in alike.stdout.splitlines() if line.startswith("@ ")}
     assert alike.returncode == 0 and len(names) == 2 and names < runs
     sizes = "SIZES['intermediate_size'] = (9, 64)\n"
-    other = run_forked(notebook, nb, range(9), tmp_path / "b", script=script + sizes, then="print('#', *shape)")
+    other = run_forked(notebook, nb, range(9), tmp_path / "b", script=script + sizes, then="print('#', common['data'], *common)")
     names = {line[2:] for line in other.stdout.splitlines() if line.startswith("@ ")}
     assert other.returncode == 0 and len(names) == 3 and not names & runs
     later = re.compile("corpus|artifacts_dir|sft_.*|max_.*|.*_epochs")
-    shape = next(line.split()[1:] for line in other.stdout.splitlines() if line.startswith("# "))
-    assert {*shape} >= {size for size in nb["SIZES"] if not later.fullmatch(size)} | {"seed", "data"}
+    data, *common = next(line.split()[1:] for line in other.stdout.splitlines() if line.startswith("# "))
+    assert data == nb["digest"]([*smoke["texts"]["train"].values(), *smoke["texts"]["validation"].values()])
+    assert {*common} >= {size for size in nb["SIZES"] if not later.fullmatch(size)} | {"seed", "data"}
 
 
 # Faults
