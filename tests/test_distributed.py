@@ -54,7 +54,7 @@ def pair(script, tmp_path_factory) -> dict:
 def one(notebook, nb, tmp_path_factory) -> dict:
     """The same by one process, with every training cell run twice: the second time nothing happens."""
     folder = tmp_path_factory.mktemp("one")
-    twice = re.compile(r"(?<!def )\b(pretrain|train_sft)\(")
+    twice = re.compile(r"(?<!def )\b(pretrain|train_to_end)\(")
     cells = [[cell] * (1 + bool(twice.search(cell.source))) for cell in notebook.cells]
     code = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); import spy; spy.watch({str(folder)!r}, {FLAGS})"
     run = run_forked(SimpleNamespace(cells=sum(cells, [])), nb, None, folder / "out", script=code, **QUICK)

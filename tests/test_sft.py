@@ -156,7 +156,7 @@ def test_any_layout_trains_and_ends_at_the_marker(nb, tmp_path, pad, eos, marker
     assert tokenizer("<|im_end|>", add_special_tokens=False).input_ids == [end] == [tokenizer.eos_token_id]
     assert tokenizer.decode([end], skip_special_tokens=True) == "" and tokenizer.pad_token == (pad or eos or "<|im_end|>")
     options = model.generation_config
-    assert options.eos_token_id == end and options.pad_token_id == tokenizer.pad_token_id is not None
+    assert options.eos_token_id == sorted({1, end}) and options.pad_token_id == tokenizer.pad_token_id is not None
     assert model.get_input_embeddings().num_embeddings >= len(tokenizer) and model.dtype == nb["torch"].float32
     rows = [ROW | {"output": "Да."}, ROW | {"input": "Кратко.", "output": "\nНет, никогда."}]
     dialogues = make_dialogues(nb, folder, rows)
@@ -168,8 +168,8 @@ def test_any_layout_trains_and_ends_at_the_marker(nb, tmp_path, pad, eos, marker
         assert tokenizer.decode(ids[: row["length"]]) == text + row["completion"][0]["content"] + "<|im_end|>"
         assert tokenizer.decode(labels[labels >= 0]) == row["completion"][0]["content"] + "<|im_end|>"
         assert mask.sum() == row["length"] and (labels[row["length"] :] == -100).all()
-    nb["train_to_end"](trainer, tmp_path / "done")
-    [answers] = nb["ask_model"](tmp_path / "done", [row["prompt"] for row in dialogues["train"]], 30, nb["GREEDY"])
+    done = nb["train_to_end"](trainer)
+    [answers] = nb["ask_model"](done, [row["prompt"] for row in dialogues["train"]], 30, nb["GREEDY"])
     assert answers["ended"].all() and answers["answer"].tolist() == ["Да.", "Нет, никогда."]
 
 
@@ -232,7 +232,7 @@ def test_a_fifth_of_the_four_word_pieces_may_repeat(nb, text, passes):
 
 
 def test_an_answer_has_ended_only_by_its_last_token(nb):
-    assert [nb["ended"](ids, 7) for ids in ([1, 7], [7], [], [7, 1], [1])] == [True, True, False, False, False]
+    assert [nb["ended"](ids, [7, 9]) for ids in ([1, 7], [9], [], [7, 1], [1])] == [True, True, False, False, False]
     table = nb["pd"].DataFrame({"answer": ["Да.", "Yes.", "раз " * 9], "ended": [True, False, False]})
     assert nb["check"](table).to_dict("list") == {
         "ended": [True, False, False], "russian": [True, False, True], "no_loops": [True, True, False]}  # fmt: skip
@@ -259,19 +259,16 @@ def by_hand(nb, source, rows) -> tuple[float, float]:
 @pytest.fixture(scope="module")
 def learnt(nb, base, tmp_path_factory) -> dict:
     """Four answers learnt by the notebook's own function; its trainer is caught on the way."""
-    folder, caught = tmp_path_factory.mktemp("learnt"), []
+    folder = tmp_path_factory.mktemp("learnt")
     rows = [{"instruction": question, "input": "", "output": answer} for question, answer in LESSONS]
     dialogues = make_dialogues(nb, base, rows * 5, rows)
     cfg = make_cfg(base, folder, sft_epochs=16, sft_batch_size=4)
-    train = nb["train_to_end"]
-    nb["train_to_end"] = lambda trainer, folder: (caught.append(trainer), train(trainer, folder))
-    try:
-        done = nb["train_sft"](dialogues, cfg)
-        again = nb["train_sft"](dialogues, cfg)
-    finally:
-        nb["train_to_end"] = train
-    assert len(caught) == 1 and again == done  # what is done is not done again
-    return {"trainer": caught[0], "folder": done, "log": nb["read_log"](done), "dialogues": dialogues, "cfg": cfg}
+    trainer = nb["make_sft_trainer"](dialogues, cfg)
+    done = nb["train_to_end"](trainer)
+    other = nb["make_sft_trainer"](dialogues, cfg)
+    other.train = None  # what is done is not done again
+    assert nb["train_to_end"](other) == done
+    return {"trainer": trainer, "folder": done, "log": nb["read_log"](done), "dialogues": dialogues, "cfg": cfg}
 
 
 def test_what_was_taught_is_answered_and_ended(nb, learnt):
@@ -355,7 +352,7 @@ def test_a_model_that_answered_or_trained_is_freed(nb, base, learnt, monkeypatch
     monkeypatch.setitem(nb, "load_chat_model", remember)
     nb["ask_model"](base, [chat("Кто там?")], 3, nb["GREEDY"])
     assert seen[0]() is None
-    nb["train_sft"](learnt["dialogues"], learnt["cfg"])  # done already: the trainer is made and dropped
+    nb["train_to_end"](nb["make_sft_trainer"](learnt["dialogues"], learnt["cfg"]))  # done already: the trainer is made and dropped
     gc.collect()
     assert seen[1]() is None
 
@@ -399,7 +396,7 @@ def watched(model, inputs, *rest):
     seen.extend(trainer.processing_class.decode(row[row >= 0]) for row in inputs["labels"])
     return step(model, inputs, *rest)
 trainer.training_step = watched
-nb["train_to_end"](trainer, Path(trainer.args.output_dir))
+nb["train_to_end"](trainer)
 (folder / f"seen-{state.process_index}.json").write_text(json.dumps([trainer.args.gradient_accumulation_steps, seen]))
 state.destroy_process_group()
 """

@@ -326,9 +326,9 @@ def test_out_of_memory_becomes_advice(nb, tmp_path):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(MemoryError, match="при 4 строках.*DEVICE_BATCH.*если это 1, карта мала"):
-        nb["train_to_end"](Failing(nb, tmp_path, full, per_device_train_batch_size=4), tmp_path)
+        nb["train_to_end"](Failing(nb, tmp_path, full, per_device_train_batch_size=4))
     with pytest.raises(RuntimeError, match="shapes"):
-        nb["train_to_end"](Failing(nb, tmp_path, lambda weight: torch.zeros(2, 3) @ torch.zeros(2, 3)), tmp_path)
+        nb["train_to_end"](Failing(nb, tmp_path, lambda weight: torch.zeros(2, 3) @ torch.zeros(2, 3)))
     assert not (tmp_path / "log.json").exists()
 
 
@@ -338,7 +338,7 @@ def test_a_loss_that_is_no_number_stops_at_its_step(nb, tmp_path, wrong):
     options = nb["training_arguments"](tmp_path, SimpleNamespace(precision="fp32", seed=1), 8, 8)
     options = {"logging_steps": 1, "logging_nan_inf_filter": options["logging_nan_inf_filter"]}
     with pytest.raises(FloatingPointError, match=r"^Шаг 3: .*lr"):
-        nb["train_to_end"](Failing(nb, tmp_path, lambda weight: weight.sum() * next(losses), **options), tmp_path)
+        nb["train_to_end"](Failing(nb, tmp_path, lambda weight: weight.sum() * next(losses), **options))
 
 
 def test_each_process_drops_its_own_on_a_card(nb, monkeypatch, tmp_path):
@@ -349,9 +349,9 @@ def test_each_process_drops_its_own_on_a_card(nb, monkeypatch, tmp_path):
     monkeypatch.setattr("torch.cuda.manual_seed", seeds.append)
     monkeypatch.setattr("torch.cuda.manual_seed_all", seeds.append)
     for index in (0, 1):
-        trainer = SimpleNamespace(args=SimpleNamespace(seed=42, process_index=index), save_model=lambda folder: None,
+        trainer = SimpleNamespace(args=SimpleNamespace(seed=42, process_index=index, output_dir=tmp_path), save_model=lambda folder: None,
                                   is_world_process_zero=lambda: False, train=lambda resume_from_checkpoint: None)  # fmt: skip
-        nb["train_to_end"](trainer, tmp_path)
+        nb["train_to_end"](trainer)
     assert seeds == [42, 43] and torch.initial_seed() == 77
 
 
