@@ -9,7 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import finish, run_forked, start_sections
+from safetensors.torch import load_file
 from tokenizers import ByteLevelBPETokenizer
 from transformers import BertConfig, BertForMaskedLM, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
@@ -136,8 +138,8 @@ def write_model(folder: Path, context=2048) -> Path:
 def spoil(folder: Path, how: str) -> Path:
     weights = folder / "model.safetensors"
     if how == "pickle":
+        torch.save(load_file(weights), folder / "pytorch_model.bin")  # whole, but refused all the same
         weights.unlink()
-        (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
     elif how == "cut":
         weights.write_bytes(weights.read_bytes()[:5000])
     elif how == "no-tokenizer":
