@@ -156,6 +156,7 @@ def test_any_layout_trains_and_ends_at_the_marker(nb, tmp_path, pad, eos, marker
     assert tokenizer("<|im_end|>", add_special_tokens=False).input_ids == [end] == [tokenizer.eos_token_id]
     assert tokenizer.decode([end], skip_special_tokens=True) == "" and tokenizer.pad_token == (pad or eos or "<|im_end|>")
     options = model.generation_config
+    assert options.repetition_penalty in (None, 1.0)  # a greedy answer is that of the weights
     assert options.eos_token_id == sorted({1, end}) and options.pad_token_id == tokenizer.pad_token_id is not None
     assert model.get_input_embeddings().num_embeddings >= len(tokenizer) and model.dtype == nb["torch"].float32
     rows = [ROW | {"output": "Да."}, ROW | {"input": "Кратко.", "output": "\nНет, никогда."}]
