@@ -172,7 +172,7 @@ def test_the_section_reports_what_it_did(notebook, nb, tmp_path):
     assert figures["letters_kept"] == pytest.approx(left / raw)
     assert figures["chars_clean"] == sum(map(len, clean.values()))
     assert (poor, causes) == (["Б"], ["чужие предложения"])
-    assert f"Русских букв {left / raw:.2%} от исходных; больше всего удалили темы «чужие предложения»" in run.stdout
+    assert f"Осталось {left / raw:.2%} русских букв; больше всего удалили темы «чужие предложения»" in run.stdout
 
 
 def test_another_language_is_refused(notebook, nb, tmp_path):

@@ -144,28 +144,6 @@ def test_repeats_go_and_the_seed_decides_the_rest(nb):
         nb["split_rows"](nb["Dataset"].from_list(pairs(5, 5)), 1, 1)
 
 
-@pytest.mark.parametrize(
-    "answer, refused",
-    [
-        ("Извините, но я не могу помочь с этой просьбой.", True),
-        ("К сожалению, как искусственный интеллект, я не могу испытывать чувства.", True),
-        ("Как языковая модель, я не могу рисовать.", True),
-        ("я не могу тебе ответить", True),
-        ("Не могу выполнить ваш запрос.", True),
-        ("Мне очень жаль, но я не могу этого сделать.", True),
-        ("Я не могу поверить, что лето прошло.", False),
-        ("К сожалению, не могу не признать: вы правы.", False),
-        ("К сожалению, билетов нет. Я не могу этого изменить.", False),
-        ("Старик сказал: «Я не могу помочь тебе», и ушел.", False),
-        ("Я не могу помочь.".ljust(399, "."), True),
-        ("Я не могу помочь.".ljust(400, "."), False),  # a long one goes on to answer
-        ("", False),
-    ],
-)
-def test_refusals_are_no_answers(nb, answer, refused):
-    assert nb["refuses"](answer) is refused
-
-
 # The template and the mask
 
 
